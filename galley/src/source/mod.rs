@@ -1,0 +1,28 @@
+//! Where configuration comes from. Every source publishes the same [`SourceUpdate`]s.
+
+mod directory;
+mod ledger;
+
+use std::sync::Arc;
+
+pub use directory::DirectorySource;
+pub use directory::read_limited;
+
+use crate::diagnostic::Diagnostic;
+use crate::resource::ConfigEvent;
+
+/// One change of a source. Its events become visible together.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct SourceUpdate {
+    /// What is new, different or gone.
+    pub events: Vec<ConfigEvent>,
+    /// The files whose problems are said anew: whatever was said about them before is over.
+    pub files: Vec<Arc<str>>,
+    /// Everything to say about those files.
+    pub diagnostics: Vec<Diagnostic>,
+    /// Whether everything that the source has was read once. True in every update but those before the first complete one.
+    pub synced: bool,
+}
+
+#[cfg(test)]
+mod tests;
