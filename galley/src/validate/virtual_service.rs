@@ -34,27 +34,6 @@ const RETRY_ON: [&str; 18] = [
     "reset-before-response-started",
 ];
 
-/// The names of gRPC's status codes.
-const GRPC_STATUS: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
-
 pub(super) fn check(service: &VirtualService, at: &At<'_>, findings: &mut Findings) {
     let delegate = service.hosts.is_empty();
     if delegate {
@@ -430,9 +409,9 @@ fn fault(fault: &HttpFaultInjection, at: &At<'_>, findings: &mut Findings) {
             );
         }
         if let Some(status) = &abort.grpc_status
-            && !GRPC_STATUS.contains(&status.as_str())
+            && !crate::spec::GRPC_STATUS.contains(&status.as_str())
         {
-            let near = crate::yaml::suggest(status, GRPC_STATUS)
+            let near = crate::yaml::suggest(status, crate::spec::GRPC_STATUS)
                 .map_or(String::new(), |near| format!("did you mean `{near}`?"));
             findings.invalid(&at.key("grpcStatus"), format!("`{status}` is not a gRPC status"), &near);
         }

@@ -1,6 +1,6 @@
 //! Fault injection and cross-origin rules: what a route configures of HTTP filters.
 
-use xebec_galley::spec::{CorsPolicy, HttpFaultInjection, Percent, UnmatchedPreflights};
+use xebec_galley::spec::{CorsPolicy, GRPC_STATUS, HttpFaultInjection, Percent, UnmatchedPreflights};
 use xebec_proto::envoy::extensions::filters::common::fault::v3 as common;
 use xebec_proto::envoy::extensions::filters::http::cors::v3 as cors;
 use xebec_proto::envoy::extensions::filters::http::fault::v3 as fault;
@@ -38,26 +38,8 @@ fn percent(exact: Option<Percent>, deprecated: Option<i32>) -> Option<f64> {
 
 /// A gRPC status by its name, or by its number.
 fn grpc_status(name: &str) -> Option<u32> {
-    const NAMES: [&str; 17] = [
-        "OK",
-        "CANCELLED",
-        "UNKNOWN",
-        "INVALID_ARGUMENT",
-        "DEADLINE_EXCEEDED",
-        "NOT_FOUND",
-        "ALREADY_EXISTS",
-        "PERMISSION_DENIED",
-        "RESOURCE_EXHAUSTED",
-        "FAILED_PRECONDITION",
-        "ABORTED",
-        "OUT_OF_RANGE",
-        "UNIMPLEMENTED",
-        "INTERNAL",
-        "UNAVAILABLE",
-        "DATA_LOSS",
-        "UNAUTHENTICATED",
-    ];
-    let by_name = NAMES.iter().position(|known| known.eq_ignore_ascii_case(name)).and_then(|i| u32::try_from(i).ok());
+    let by_name =
+        GRPC_STATUS.iter().position(|known| known.eq_ignore_ascii_case(name)).and_then(|i| u32::try_from(i).ok());
     by_name.or_else(|| name.parse().ok().filter(|code| *code <= 16))
 }
 
