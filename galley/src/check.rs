@@ -266,8 +266,9 @@ fn walk(directory: &Path, visit: &mut dyn FnMut(&Path)) -> std::io::Result<()> {
             let path = entry.path();
             match std::fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() && depth + 1 < DEEPEST => open.push((path, depth + 1)),
-                Ok(metadata) if metadata.is_file() => visit(&path),
-                // A pipe or a device; or a dangling link, which is the same as no file.
+                // A pipe or a device with the name of a file is refused when it is read, as when it is served.
+                Ok(metadata) if metadata.is_file() || crate::watch::is_configuration(&path) => visit(&path),
+                // What nobody meant; or a dangling link, which is the same as no file.
                 Ok(_) | Err(_) => {}
             }
         }

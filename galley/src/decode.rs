@@ -455,12 +455,13 @@ fn refused(document: &Document, key: Option<ResourceKey>, diagnostics: Vec<Diagn
 fn ignored(document: &Document, root: &Node, version: &str, kind: &str) -> Decoded {
     let name = root.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Node::as_str).unwrap_or("");
     let at = root.entry("kind").map_or(root.at, |entry| entry.at);
-    let mut problem = document.source().diagnostic(
-        Severity::Info,
-        Code::IgnoredKind,
-        at,
-        format!("ignored: kind not read yet: {kind} of {version}"),
-    );
+    let (severity, code, message) = if version.starts_with("security.istio.io/") {
+        let message = format!("accepted, not yet honoured: {kind} has no effect, and nobody is refused because of it");
+        (Severity::Warning, Code::NotHonoured, message)
+    } else {
+        (Severity::Info, Code::IgnoredKind, format!("ignored: kind not read yet: {kind} of {version}"))
+    };
+    let mut problem = document.source().diagnostic(severity, code, at, message);
     problem.resource = Some(format!("{kind}/{name}"));
     // What we do not read we do not judge, duplicate keys included.
     Decoded { outcome: Outcome::Ignored, diagnostics: vec![problem], source: document.reference(), at: document.at }

@@ -3,7 +3,8 @@
 //! A [`Diagnostic`] owns the few lines of source that it shows, so it can be kept and rendered long after the file has changed.
 //! Colour is used only where it is asked for, and nothing is said by colour alone.
 
-use std::fmt;
+use std::borrow::Cow;
+use std::fmt::{self, Write as _};
 use std::sync::Arc;
 
 use miette::{
@@ -67,6 +68,8 @@ pub enum Code {
     Deprecated,
     /// A setting that works and probably does not do what was meant.
     Suspicious,
+    /// A finding across resources, with its own code, such as `IST0101`.
+    Analysis(&'static str),
 }
 
 /// One problem of configuration.
@@ -105,6 +108,42 @@ pub struct Snippet {
     len: usize,
 }
 
+/// Characters of a text that are shown: names may be as long as a file.
+const SHOWN: usize = 4096;
+
+/// A text as it may be shown on one line of a terminal or a log: what would act there, or hide, is escaped, and what is too long
+/// is cut. File names and keys are written by others.
+pub fn visible(text: &str) -> Cow<'_, str> {
+    let cut = text.char_indices().nth(SHOWN).map(|(end, _)| end);
+    if cut.is_none() && !text.chars().any(acts) {
+        return Cow::Borrowed(text);
+    }
+    let mut shown = escape(&text[..cut.unwrap_or(text.len())], &[]);
+    if cut.is_some() {
+        shown.push('…');
+    }
+    Cow::Owned(shown)
+}
+
+/// Control characters, and those that change the order or the place of others without being seen.
+fn acts(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}')
+}
+
+fn escape(text: &str, but: &[char]) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            c if !acts(c) || but.contains(&c) => shown.push(c),
+            '\n' | '\r' | '\t' => shown.extend(c.escape_default()),
+            // Writing into a text does not fail.
+            c => drop(write!(shown, "{}", c.escape_unicode())),
+        }
+    }
+    shown
+}
+
 // === impl Severity ===
 
 impl fmt::Display for Severity {
@@ -141,6 +180,7 @@ impl Code {
             Self::NotHonoured => "not-honoured",
             Self::Deprecated => "deprecated",
             Self::Suspicious => "suspicious",
+            Self::Analysis(code) => code,
         }
     }
 }
@@ -187,6 +227,22 @@ impl Diagnostic {
         self.severity == Severity::Error
     }
 
+    /// The same, with all texts as they are shown.
+    fn visible(&self) -> Self {
+        let mut shown = self.clone();
+        let texts = [Some(&mut shown.message), Some(&mut shown.path), shown.help.as_mut()];
+        for text in texts.into_iter().flatten() {
+            if let Cow::Owned(changed) = visible(text) {
+                *text = changed;
+            }
+        }
+        if let Cow::Owned(changed) = visible(&self.source.file) {
+            shown.source.file = changed.into();
+        }
+        shown.snippet = self.snippet.as_ref().map(Snippet::visible);
+        shown
+    }
+
     /// The problem with its lines and a caret, several lines of text that end in a newline.
     pub fn render(&self, colour: bool) -> String {
         let mut theme = if colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
@@ -200,7 +256,7 @@ impl Diagnostic {
             .with_wrap_lines(false)
             .without_syntax_highlighting();
         let mut text = String::new();
-        if handler.render_report(&mut text, &Report(self)).is_err() {
+        if handler.render_report(&mut text, &Report(&self.visible())).is_err() {
             // Only a snippet that does not fit its own span gets here; the sentence is what matters.
             return format!("{self}\n");
         }
@@ -208,10 +264,11 @@ impl Diagnostic {
     }
 }
 
-/// One line: `file:line:column: severity[code]: message`.
+/// One line: `file:line:column: severity[code]: message`, without anything that a terminal would act on.
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}[{}]: {}", self.source, self.severity, self.code, self.message)
+        let source = self.source.to_string();
+        write!(f, "{}: {}[{}]: {}", visible(&source), self.severity, self.code, visible(&self.message))
     }
 }
 
@@ -241,6 +298,19 @@ impl Serialize for Diagnostic {
 const AROUND: usize = 90;
 
 impl Snippet {
+    fn visible(&self) -> Self {
+        let shown = |text: &str| text.split('\n').map(|line| escape(line, &['\t'])).collect::<Vec<_>>().join("\n");
+        let (before, rest) = self.text.split_at_checked(self.offset).unwrap_or((&self.text, ""));
+        let (fault, after) = rest.split_at_checked(self.len).unwrap_or((rest, ""));
+        let (before, fault, after) = (shown(before), shown(fault), shown(after));
+        Self {
+            first_line: self.first_line,
+            offset: before.len(),
+            len: fault.len(),
+            text: [before, fault, after].concat(),
+        }
+    }
+
     /// The line of `place` and its neighbours; also the fault's length in characters.
     pub(crate) fn cut(text: &str, place: Place) -> (Self, u32) {
         let offset = floor_boundary(text, place.offset as usize);
@@ -359,5 +429,33 @@ impl SourceCode for Report<'_> {
             column.saturating_sub(1) as usize,
             lines,
         )))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[test]
+    fn names_cannot_make_lines_of_their_own_or_act_on_a_terminal() {
+        let name = "a\nerror: b\u{1b}[2J\u{202e}.yaml";
+        let text = format!("x: 1\n\u{9b}y\tz\u{85}: {name}\n");
+        let at = Place { line: 2, column: 1, offset: 5, len: "\u{9b}y".len() as u32 };
+        let (snippet, length) = Snippet::cut(&text, at);
+        let mut problem = Diagnostic::of_file(Severity::Error, Code::UnknownField, &name.into(), format!("no {name}"))
+            .with_help(name);
+        (problem.path, problem.snippet, problem.length) = (name.to_owned(), Some(snippet), length);
+        let shown = r"a\nerror: b\u{1b}[2J\u{202e}.yaml";
+        assert_eq!(problem.to_string(), format!("{shown}:1:1: error[unknown-field]: no {shown}"));
+        let rendered = problem.render(false);
+        assert!(!rendered.chars().any(|c| c != '\n' && acts(c)), "{rendered:?}");
+        assert!(!rendered.lines().any(|line| line.starts_with("error: b")), "{rendered}");
+        assert!(rendered.contains(&format!("{shown}: no {shown}")) && rendered.contains("\\u{9b}y"), "{rendered}");
+        // The caret stays below the fault.
+        assert!(rendered.contains("^^^^^^^"), "{rendered}");
+        problem.snippet = None;
+        assert!(problem.render(false).contains(&format!("({shown})")));
+        assert!(visible(&"x".repeat(1_000_000)).len() < 5_000);
     }
 }

@@ -10,12 +10,15 @@ use Kind::{DestinationRule, Gateway, ServiceEntry, Sidecar, VirtualService};
 
 /// Where a field is, and why it has no effect yet.
 ///
-/// `[]` is every item of a list and `{}` every value of a mapping; `=VALUE` at the end means that value only, `!=VALUE` any other.
+/// `[]` is every item of a list and `{PREFIX}` every value of a mapping whose key begins so; `=VALUE` at the end means that value
+/// only, `!=VALUE` any other.
 type Line = (Kind, &'static str, &'static str);
 
 /// The fields that have no effect yet.
 pub const NOT_YET: &[Line] = &[
     (VirtualService, "spec.http[].delegate", DELEGATES),
+    (VirtualService, "spec.http[].match[].headers{@}", CLAIMS),
+    (VirtualService, "spec.http[].match[].withoutHeaders{@}", CLAIMS),
     (VirtualService, "spec.http[].fault.delay.exponentialDelay", NEITHER),
     (VirtualService, "spec.http[].fault.abort.http2Error", NEITHER),
     (VirtualService, "spec.tcp[].match[].sourceSubnet", NEITHER),
@@ -39,6 +42,7 @@ pub const NOT_YET: &[Line] = &[
 ];
 
 const NEITHER: &str = "it has no effect in Istio either";
+const CLAIMS: &str = "tokens are not checked yet, so this condition never holds";
 const DELEGATES: &str = "the route is left out";
 const IDENTITY: &str = "mesh identities are not issued yet, so connections are in plain text";
 const TERMINATION: &str = "TLS is not terminated yet";
@@ -65,6 +69,13 @@ pub(crate) fn not_yet(kind: Kind, root: &Node) -> Vec<(Path, &'static str)> {
     found
 }
 
+/// Whether a field is at `pattern` (see [`NOT_YET`]), and where.
+pub(crate) fn find(root: &Node, pattern: &str) -> Vec<Path> {
+    let mut found = Vec::new();
+    search(root, pattern, &mut Vec::new(), "", &mut found);
+    found.into_iter().map(|(path, _)| path).collect()
+}
+
 fn search(
     node: &Node,
     pattern: &str,
@@ -80,8 +91,8 @@ fn search(
         }
         return;
     }
-    if let Some(rest) = pattern.strip_prefix("{}") {
-        for entry in node.entries() {
+    if let Some((prefix, rest)) = pattern.strip_prefix('{').and_then(|rest| rest.split_once('}')) {
+        for entry in node.entries().iter().filter(|entry| entry.key.starts_with(prefix)) {
             way.push(Segment::Key(entry.key.clone()));
             search(&entry.node, rest.trim_start_matches('.'), way, reason, found);
             way.pop();
@@ -130,6 +141,18 @@ mod tests {
             ["spec.tcp[0].match[1].sourceSubnet", "spec.tcp[1].match[0].sourceSubnet"]
         );
         assert_eq!(paths(DestinationRule, text), [] as [&str; 0]);
+    }
+
+    #[test]
+    fn a_condition_on_a_claim_is_told_from_one_on_a_header() {
+        let text = "spec: {http: [{match: [{headers: {x-a: {exact: b}, '@request.auth.claims.sub': {exact: b}}, withoutHeaders: {'@request.auth.claims[a][b]': {}}}]}]}";
+        assert_eq!(
+            paths(VirtualService, text),
+            [
+                r#"spec.http[0].match[0].headers["@request.auth.claims.sub"]"#,
+                r#"spec.http[0].match[0].withoutHeaders["@request.auth.claims[a][b]"]"#
+            ]
+        );
     }
 
     #[test]

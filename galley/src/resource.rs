@@ -72,6 +72,13 @@ pub struct Meta {
     pub source: SourceRef,
 }
 
+/// An annotation of a Gateway: with the value [`OWN_NAMESPACE`] it selects proxies of its own namespace only, whereas Istio's selector
+/// is about those of all namespaces.
+pub const PROXIES: &str = "xebec.io/proxies";
+
+/// The value of [`PROXIES`] that narrows.
+pub const OWN_NAMESPACE: &str = "own-namespace";
+
 /// A validated resource.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Resource<T> {
@@ -96,6 +103,13 @@ pub enum Config {
     WorkloadEntry(Arc<Resource<WorkloadEntry>>),
     /// See [`Sidecar`].
     Sidecar(Arc<Resource<Sidecar>>),
+}
+
+impl Meta {
+    /// Whether proxies of other namespaces are none of its business; see [`PROXIES`].
+    pub fn keeps_to_its_namespace(&self) -> bool {
+        self.annotations.get(PROXIES).is_some_and(|value| &**value == OWN_NAMESPACE)
+    }
 }
 
 impl Config {

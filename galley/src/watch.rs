@@ -7,6 +7,8 @@
 //! - Symbolic links are followed, also when they are swapped as Kubernetes swaps a mounted ConfigMap's `..data`.
 //! - ALWAYS: while a root, or anything below it, cannot be read, its files count as unchanged, the trouble is said, and reading is
 //!   tried again.
+//! - ALWAYS: a pipe, a socket or a device with the name of a file counts as one; reading it is refused, which is not the same as its
+//!   absence. So does a directory that takes the place of a file, which is said as trouble.
 //! - ALWAYS: a file that is being written is left alone until its writer closes it or pauses.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
@@ -324,8 +326,6 @@ impl Watcher {
                     self.root_changed(index, now);
                 }
             }
-            // A pipe, a socket or a device: reading it could last for ever.
-            Ok(metadata) if !metadata.is_file() => {}
             Ok(metadata) => {
                 self.files.insert(path.clone(), Stamp::of(&metadata));
                 batch.changed.push(path);
@@ -372,6 +372,7 @@ impl Watcher {
         let path = self.roots[index].path.clone();
         let mut listing = Listing::default();
         match std::fs::metadata(&path) {
+            Ok(metadata) if metadata.is_dir() && self.files.contains_key(&path) => listing.displaced(&path),
             Ok(metadata) if metadata.is_dir() => {
                 let mut open = Vec::new();
                 self.walk(&path, &mut open, &mut listing);
@@ -496,8 +497,12 @@ impl Watcher {
                 }
             };
             if metadata.is_dir() {
-                self.walk(&path, open, listing);
-            } else if metadata.is_file() && is_configuration(&path) {
+                if self.files.contains_key(&path) {
+                    listing.displaced(&path);
+                } else {
+                    self.walk(&path, open, listing);
+                }
+            } else if is_configuration(&path) {
                 listing.files.insert(path, Stamp::of(&metadata));
             }
         }
@@ -625,6 +630,11 @@ impl Root {
 // === impl Listing ===
 
 impl Listing {
+    fn displaced(&mut self, path: &Path) {
+        let message = format!("{} is a directory where a file was; the last good configuration stays", path.display());
+        self.problems.push(Problem { path: path.to_owned(), message, unread: true });
+    }
+
     fn trouble(&mut self, path: &Path, error: &std::io::Error) {
         let message = format!("{} cannot be read: {error}; its last good configuration stays", path.display());
         self.problems.push(Problem { path: path.to_owned(), message, unread: true });

@@ -150,6 +150,20 @@ fn other_kinds_are_ignored_and_said() {
 }
 
 #[test]
+fn a_policy_that_nobody_enforces_is_a_warning() {
+    let text =
+        "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: deny}\nspec: {action: DENY}\n";
+    let decoded = decode_text(text);
+    assert_eq!(decoded[0].outcome, Outcome::Ignored);
+    assert_eq!(
+        lines(text),
+        [
+            "mesh.yaml:2:1: warning[not-honoured]: accepted, not yet honoured: AuthorizationPolicy has no effect, and nobody is refused because of it @"
+        ]
+    );
+}
+
+#[test]
 fn the_file_registrys_documents_are_left_to_it() {
     assert_eq!(decode_text("services:\n- name: a\n")[0].outcome, Outcome::Foreign);
     assert_eq!(lines("services:\n- name: a\n"), [] as [&str; 0]);

@@ -4,8 +4,9 @@
 //! faulty, half-written, swapped and vanished files is written in [`watch`](crate::watch) and in the ledger beside this file.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{File, Metadata, OpenOptions};
 use std::future::Future;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -113,7 +114,7 @@ impl Running {
                     self.ledger.fault(&name, yaml::too_large(&name, size, Limits::default()), &mut changes);
                 }
                 // Gone between its event and now: the watcher is about to say so.
-                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => {}
                 Err(error) => {
                     let problem = Diagnostic::of_file(
                         Severity::Error,
@@ -151,14 +152,57 @@ fn name_of(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
 }
 
-/// The content of a file; `None` where it is larger than is read.
+/// The content of a file; `None` where it is larger than is read. Never waits for anybody.
+///
+/// # Errors
+/// What the system says; [`ErrorKind::InvalidInput`] where it is a pipe, a socket, a device or a directory.
 pub fn read_limited(path: &Path, limits: Limits) -> std::io::Result<Option<Vec<u8>>> {
-    if !std::fs::metadata(path)?.is_file() {
-        // Opening a pipe would wait for whoever writes into it.
-        return Err(std::io::Error::new(std::io::ErrorKind::InvalidInput, "it is not a regular file"));
-    }
+    // Opening alone does something to a pipe or a device, so that those are not opened where it is known.
+    regular(&std::fs::metadata(path)?)?;
+    let file = open_at_once(path)?;
+    // Another thing may have taken the name since.
+    regular(&file.metadata()?)?;
     let mut bytes = Vec::new();
     let limit = limits.file_bytes as u64;
-    std::fs::File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    file.take(limit + 1).read_to_end(&mut bytes)?;
     Ok((bytes.len() as u64 <= limit).then_some(bytes))
+}
+
+fn regular(metadata: &Metadata) -> std::io::Result<()> {
+    match metadata.is_file() {
+        true => Ok(()),
+        false => Err(std::io::Error::new(ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+/// Opens whatever has this name without waiting, for example until somebody writes into a pipe.
+fn open_at_once(path: &Path) -> std::io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.read(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::custom_flags(&mut options, libc::O_NONBLOCK | libc::O_NOCTTY);
+    options.open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+    use super::*;
+
+    #[cfg(unix)]
+    #[test]
+    fn a_pipe_is_refused_and_nobody_waits_for_its_writer() {
+        let home = tempfile::tempdir().unwrap();
+        let pipe = home.path().join("pipe.yaml");
+        assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
+        let (sender, opened) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            // Also where a pipe takes the name after the first look at it.
+            let late = open_at_once(&pipe).and_then(|file| regular(&file.metadata()?));
+            sender.send((late, read_limited(&pipe, Limits::default()))).unwrap();
+        });
+        let (late, read) = opened.recv_timeout(std::time::Duration::from_secs(10)).expect("it does not wait");
+        assert_eq!(late.unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert!(read.unwrap_err().to_string().contains("not a regular file"));
+    }
 }

@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use crate::decode::{Outcome, decode};
 use crate::diagnostic::{Code, Diagnostic, Severity};
 use crate::resource::{Config, ConfigEvent, ResourceKey};
-use crate::yaml;
+use crate::yaml::{self, Problems};
 
 /// All files of a source.
 #[derive(Debug, Default)]
@@ -57,11 +57,12 @@ impl Ledger {
         let mut resources: BTreeMap<ResourceKey, Config> = BTreeMap::new();
         let mut kept = BTreeSet::new();
         let mut keep_all = stream.problem.is_some();
-        let mut diagnostics: Vec<Diagnostic> = stream.problem.into_iter().collect();
+        let mut problems = Problems::new();
+        problems.extend(stream.problem);
         let decoded =
             stream.documents.iter().flat_map(|document| decode(document).into_iter().map(move |part| (document, part)));
         for (document, decoded) in decoded {
-            diagnostics.extend(decoded.diagnostics);
+            problems.extend(decoded.diagnostics);
             match decoded.outcome {
                 Outcome::Accepted(config) => {
                     let key = config.meta().key.clone();
@@ -72,7 +73,7 @@ impl Ledger {
                             let mut problem =
                                 document.source().diagnostic(Severity::Error, Code::Conflict, decoded.at, message);
                             problem.resource = Some(key.to_string());
-                            diagnostics.push(problem.with_help("keep one of them"));
+                            problems.push(problem.with_help("keep one of them"));
                         }
                         None => {
                             resources.insert(key, config);
@@ -92,6 +93,7 @@ impl Ledger {
                 resources.insert(key.clone(), config.clone());
             }
         }
+        let diagnostics = problems.into_vec();
         self.replace(name, old.resources, File { hash: Some(hash), resources, diagnostics }, changes);
     }
 
@@ -114,6 +116,11 @@ impl Ledger {
         }
     }
 
+    /// The names of all files, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &Arc<str>> {
+        self.files.keys()
+    }
+
     /// The events that lead from what was in effect to what is, and everything to say about the files concerned.
     pub(super) fn settle(&self, changes: Changes) -> (Vec<ConfigEvent>, Vec<Arc<str>>, Vec<Diagnostic>) {
         let mut events = Vec::new();
@@ -129,7 +136,9 @@ impl Ledger {
         for name in &changes.files {
             if let Some(file) = self.files.get(name) {
                 diagnostics.extend(file.diagnostics.iter().cloned());
-                diagnostics.extend(self.conflicts(name, file));
+                let mut conflicts = Problems::new();
+                conflicts.extend(self.conflicts(name, file));
+                diagnostics.extend(conflicts.into_vec());
             }
         }
         (events, changes.files.into_iter().collect(), diagnostics)

@@ -1,12 +1,18 @@
 //! Where configuration comes from. Every source publishes the same [`SourceUpdate`]s.
 
 mod directory;
+mod join;
 mod ledger;
+mod log;
+mod texts;
 
 use std::sync::Arc;
 
 pub use directory::DirectorySource;
 pub use directory::read_limited;
+pub use join::Join;
+pub use log::LogWindow;
+pub use texts::Texts;
 
 use crate::diagnostic::Diagnostic;
 use crate::resource::ConfigEvent;

@@ -101,6 +101,21 @@ mod the_ledger {
     }
 
     #[test]
+    fn of_a_thousand_problems_of_one_text_some_are_said_and_the_others_are_counted() {
+        let text: String = (0..1000).map(|n| format!("apiVersion: v1\nkind: K{n}\n---\n")).collect();
+        let wrong = entry("a", 1).replace("number: 1", "number: x");
+        let mut changes = Changes::default();
+        let mut ledger = Ledger::default();
+        ledger.put(&"f".into(), (text + &wrong).as_bytes(), &mut changes);
+        let diagnostics = ledger.settle(changes).2;
+        assert_eq!(diagnostics.len(), 201);
+        let last = diagnostics.last().unwrap();
+        assert_eq!(last.message, "and 801 more problems from here on");
+        assert!(last.is_error(), "one of those is an error");
+        assert_eq!((last.source.line, diagnostics[0].source.line), (602, 2));
+    }
+
+    #[test]
     fn a_resource_that_moves_between_files_in_one_batch_is_not_removed() {
         let mut ledger = Ledger::default();
         put(&mut ledger, "f", &entry("a", 1));
@@ -432,6 +447,31 @@ async fn a_file_or_directory_that_becomes_unreadable_keeps_its_last_good_content
     live.write("sub/b.yaml", &entry("b", 2));
     assert_eq!(live.events().await, ["+b:2"]);
     live.end().await;
+}
+
+#[tokio::test]
+async fn what_is_no_file_in_the_place_of_a_file_is_reported_and_removes_nothing() {
+    for pipe in [true, false] {
+        let (mut live, _) = Live::start(|mesh| std::fs::write(mesh.join("a.yaml"), entry("a", 1)).unwrap()).await;
+        std::fs::rename(live.path("a.yaml"), live.path("old")).unwrap();
+        if pipe {
+            assert!(std::process::Command::new("mkfifo").arg(live.path("a.yaml")).status().unwrap().success());
+        } else {
+            std::fs::create_dir(live.path("a.yaml")).unwrap();
+        }
+        let problem = live.problem(Code::Unreadable).await;
+        assert!(problem.message.contains(if pipe { "not a regular file" } else { "is a directory" }), "{problem}");
+        // A look at everything does not take it for gone either.
+        std::fs::create_dir(live.path("sub")).unwrap();
+        live.write("sub/b.yaml", &entry("b", 1));
+        assert_eq!(live.events().await, ["+b:1"]);
+        // A directory cannot be replaced in one step: it is gone for a moment, and its resources may be as well.
+        let _ = std::fs::remove_dir(live.path("a.yaml"));
+        live.write("next", &entry("a", 2));
+        std::fs::rename(live.path("next"), live.path("a.yaml")).unwrap();
+        while live.events().await != ["+a:2"] {}
+        live.end().await;
+    }
 }
 
 #[tokio::test]

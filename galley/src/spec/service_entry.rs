@@ -31,7 +31,7 @@ message! {
     pub struct ServicePort {
         /// The port that clients dial, 1 to 65535.
         pub number: u16,
-        /// What it speaks; empty is told from the name's prefix.
+        /// What it speaks; empty is told from the first bytes of each connection.
         pub protocol: String,
         /// Unique within the service; instances refer to it.
         pub name: String,

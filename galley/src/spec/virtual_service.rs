@@ -370,7 +370,7 @@ message! {
     pub struct FaultDelay {
         /// Share of requests, in whole percent. Deprecated.
         pub percent: Option<i32>,
-        /// Share of requests; absent is all.
+        /// Share of requests; absent is none.
         pub percentage: Option<Percent>,
         /// How long.
         pub fixed_delay: Option<Duration>,
@@ -388,7 +388,7 @@ message! {
         pub grpc_status: Option<String>,
         /// Istio reads it and does nothing with it.
         pub http2_error: Option<String>,
-        /// Share of requests; absent is all.
+        /// Share of requests; absent is none.
         pub percentage: Option<Percent>,
     }
 }

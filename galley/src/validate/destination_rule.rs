@@ -228,7 +228,8 @@ fn is_prime(number: u64) -> bool {
         && (2..).take_while(|divisor| divisor * divisor <= number).all(|divisor| !number.is_multiple_of(divisor))
 }
 
-fn locality(setting: &LocalityLbSetting, at: &At<'_>, findings: &mut Findings) {
+/// How localities are preferred, by a rule or for the whole mesh.
+pub(super) fn locality(setting: &LocalityLbSetting, at: &At<'_>, findings: &mut Findings) {
     let given = [!setting.distribute.is_empty(), !setting.failover.is_empty()];
     if given.iter().all(|given| *given) {
         findings.contradiction(at, "both `distribute` and `failover`", "keep one of them");

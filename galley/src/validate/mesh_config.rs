@@ -1,7 +1,7 @@
 //! Rules of MeshConfig. Its fields are at the root of the document, so the ways begin with the field.
 
 use super::names::{is_dns_name, is_label};
-use super::{Findings, rules, virtual_service};
+use super::{Findings, destination_rule, rules, virtual_service};
 use crate::spec::MeshConfig;
 use crate::yaml::At;
 
@@ -35,6 +35,9 @@ pub(super) fn check(config: &MeshConfig, _: &At<'_>, findings: &mut Findings) {
             format!("`{domain}` is not a trust domain"),
             "write it like a DNS name",
         );
+    }
+    if let Some(setting) = &config.locality_lb_setting {
+        destination_rule::locality(setting, &At::root("localityLbSetting"), findings);
     }
     if let Some(retries) = &config.default_http_retry_policy {
         virtual_service::retry(retries, &At::root("defaultHttpRetryPolicy"), findings);

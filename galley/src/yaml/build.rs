@@ -8,10 +8,11 @@ use std::collections::HashMap;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, ScanError, Span, StrInput, Tag};
 use rustc_hash::FxBuildHasher;
 
+use super::problems::{Problems, quoted};
 use super::scalar;
 use super::tree::{Entry, Node, Place, Value};
 use super::{Document, Limits, Source};
-use crate::diagnostic::{Code, Diagnostic};
+use crate::diagnostic::Code;
 
 struct Builder<'s> {
     source: &'s Source,
@@ -21,7 +22,7 @@ struct Builder<'s> {
     root: Option<Node>,
     nodes: usize,
     expanded: usize,
-    problems: Vec<Diagnostic>,
+    problems: Problems,
     /// Whether the document is given up: the rest of it is skipped.
     broken: bool,
 }
@@ -105,13 +106,14 @@ impl<'s> Builder<'s> {
             root: None,
             nodes: 0,
             expanded: 0,
-            problems: Vec::new(),
+            problems: Problems::new(),
             broken: false,
         }
     }
 
     fn finish(self, started: Option<Place>) -> Document {
-        let fallback = self.problems.first().map(|problem| Place {
+        let problems = self.problems.into_vec();
+        let fallback = problems.first().map(|problem| Place {
             line: problem.source.line,
             column: problem.source.column,
             ..Place::default()
@@ -123,7 +125,7 @@ impl<'s> Builder<'s> {
         });
         // A tree that ends in the middle would be taken for one that says less than was written.
         let root = if self.broken { None } else { self.root };
-        Document { source: self.source.clone(), at, root, problems: self.problems }
+        Document { source: self.source.clone(), at, root, problems }
     }
 
     fn event(&mut self, event: Event<'_>, span: &Span) {
@@ -248,9 +250,11 @@ impl<'s> Builder<'s> {
         for (index, entry) in entries.iter().enumerate() {
             if let Some(place) = first.get(entry.key.as_str()) {
                 repeated.push(index);
-                let message = format!("`{}` is written twice in one mapping; first on line {}", entry.key, place.line);
-                let problem = self.source.error(Code::DuplicateKey, entry.at, message);
-                self.problems.push(problem.with_help("keep one of them"));
+                self.problems.push_with(|| {
+                    let key = quoted(&entry.key);
+                    let message = format!("{key} is written twice in one mapping; first on line {}", place.line);
+                    self.source.error(Code::DuplicateKey, entry.at, message).with_help("keep one of them")
+                });
             } else {
                 first.insert(&entry.key, entry.at);
             }

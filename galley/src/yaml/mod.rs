@@ -5,6 +5,7 @@
 //! reading goes on.
 
 mod build;
+mod problems;
 mod read;
 mod scalar;
 mod tree;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+pub use problems::Problems;
 pub(crate) use read::read as read_tree;
 pub use read::{Read, suggest};
 pub use tree::{At, Entry, Node, Path, Place, Segment, Value};

@@ -8,6 +8,7 @@ use std::fmt;
 use serde::de::{self, DeserializeOwned, DeserializeSeed, IntoDeserializer, Visitor};
 
 use super::Source;
+use super::problems::quoted;
 use super::tree::{Entry, Node, Path, Place, Segment, Value};
 use crate::diagnostic::{Code, Diagnostic};
 use crate::resource::SourceRef;
@@ -79,10 +80,10 @@ pub fn suggest<'a>(written: &str, candidates: impl IntoIterator<Item = &'a str>)
     let wanted = plain(written);
     candidates
         .into_iter()
+        .filter(|_| wanted.len() <= 100)
         .map(|candidate| (strsim::damerau_levenshtein(&wanted, &plain(candidate)), candidate))
         .min_by_key(|(distance, _)| *distance)
         .filter(|(distance, candidate)| *distance <= (candidate.chars().count().min(wanted.chars().count()) / 3).max(1))
-        .filter(|_| wanted.len() <= 100)
         .map(|(_, candidate)| candidate)
 }
 
@@ -156,14 +157,14 @@ impl Misfit {
                         format!("the fields here are {}; check the indentation if it belongs elsewhere", list(expected))
                     }
                 };
-                (Code::UnknownField, format!("there is no field `{field}` here"), Some(help))
+                (Code::UnknownField, format!("there is no field {} here", quoted(&field)), Some(help))
             }
             What::UnknownVariant { variant, expected } => {
                 let near = suggest(&variant, expected.iter().copied());
                 let near = near.map_or(String::new(), |near| format!("did you mean `{near}`? "));
                 (
                     Code::UnknownValue,
-                    format!("`{variant}` is not a value of this field"),
+                    format!("{} is not a value of this field", quoted(&variant)),
                     Some(format!("{near}The values are {}", list(expected))),
                 )
             }
@@ -243,13 +244,7 @@ fn found(unexpected: &de::Unexpected<'_>) -> (String, Found) {
         U::Unsigned(value) => (format!("the number {value}"), Found::Scalar),
         U::Signed(value) => (format!("the number {value}"), Found::Scalar),
         U::Float(value) => (format!("the number {value}"), Found::Scalar),
-        U::Str(text) => {
-            let mut short: String = text.chars().take(60).collect();
-            if short.len() < text.len() {
-                short.push('…');
-            }
-            (format!("the text `{}`", short.replace('\n', "\\n")), Found::Text)
-        }
+        U::Str(text) => (format!("the text {}", quoted(text)), Found::Text),
         U::Unit | U::Option => ("nothing".to_owned(), Found::Other),
         U::Seq => ("a list".to_owned(), Found::Other),
         U::Map | U::StructVariant | U::NewtypeVariant => ("a mapping".to_owned(), Found::Other),
