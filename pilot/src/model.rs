@@ -175,6 +175,43 @@ pub struct Service {
     pub registry: RegistryId,
     /// Where it was written, for error messages; platforms that are not written in files have none.
     pub origin: Option<SourceRef>,
+    /// What the platform itself says about spreading traffic; a DestinationRule has the last word.
+    pub distribution: Distribution,
+}
+
+/// How a platform wants a service's traffic spread where no DestinationRule says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub struct Distribution {
+    /// One client address stays with one endpoint (Kubernetes `sessionAffinity: ClientIP`).
+    pub by_client_address: bool,
+    /// Which endpoints are nearer than others.
+    pub prefer: Prefer,
+    /// Only endpoints on the caller's own node take its traffic (Kubernetes `internalTrafficPolicy: Local`).
+    pub node_local: bool,
+}
+
+/// Which endpoints are used first, the others only when these are not healthy (Kubernetes `trafficDistribution`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Prefer {
+    /// All alike.
+    #[default]
+    None,
+    /// Those of the caller's zone (`PreferSameZone`, formerly `PreferClose`).
+    Zone,
+    /// Those of the caller's node, then those of its zone (`PreferSameNode`).
+    Node,
+}
+
+impl Distribution {
+    /// Whether clients in different zones are told different things.
+    pub fn depends_on_zone(&self) -> bool {
+        self.prefer != Prefer::None
+    }
+
+    /// Whether clients on different nodes are told different things.
+    pub fn depends_on_node(&self) -> bool {
+        self.node_local || self.prefer == Prefer::Node
+    }
 }
 
 /// Where an endpoint listens.
@@ -214,6 +251,8 @@ pub enum Health {
     /// It does.
     #[default]
     Healthy,
+    /// It passes its checks with a warning: used when too few others are healthy.
+    Degraded,
     /// It fails its checks: kept out of load balancing.
     Unhealthy,
     /// It finishes what it has and takes nothing new.
@@ -225,7 +264,8 @@ pub enum Health {
 pub struct Endpoint {
     /// Where it listens.
     pub address: Address,
-    /// Its own port for each of the service's ports, by port name. A name that is missing means the service's number.
+    /// Its own port for each of the service's ports, by port name. A name that is missing means the service's number; a port of 0
+    /// means that this endpoint does not serve the service's port of that name.
     pub ports: BTreeMap<Arc<str>, u16>,
     /// The workload's labels, which subsets select on.
     pub labels: Labels,
@@ -239,11 +279,34 @@ pub struct Endpoint {
     pub workload: Option<Arc<str>>,
     /// The network it is on; empty is the default network.
     pub network: Arc<str>,
+    /// The machine that it runs on, as its platform names it; unknown when there is none.
+    pub node: Option<Arc<str>>,
     /// Whether it takes traffic.
     pub health: Health,
     /// Where the application itself listens, by port name, when its proxy does not intercept: the proxy then listens on the
     /// endpoint's own address and port and forwards to this one.
     pub app: BTreeMap<Arc<str>, SocketAddr>,
+}
+
+impl Endpoint {
+    /// Its own number for a port of its service; 0 when it does not serve that port.
+    pub fn port(&self, port: &Port) -> u16 {
+        self.ports.get(&port.name).copied().unwrap_or(port.number)
+    }
+
+    /// Whether it serves that port of its service at all.
+    pub fn serves(&self, port: &Port) -> bool {
+        self.port(port) != 0
+    }
+}
+
+/// Names a workload of a platform: a Kubernetes pod, a machine, an allocation.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct WorkloadKey {
+    /// Its namespace.
+    pub namespace: Arc<str>,
+    /// Its name, unique within its namespace and registry.
+    pub name: Arc<str>,
 }
 
 /// Names a registry within this control plane, for example `file:/etc/xebec` or `kubernetes:prod`.

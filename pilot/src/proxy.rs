@@ -58,6 +58,8 @@ pub struct Proxy {
     pub labels: Labels,
     /// Where it runs.
     pub locality: Locality,
+    /// The machine that it runs on, when its metadata says so (`NODE_NAME`).
+    pub node: Option<Arc<str>>,
     /// The network it is on; empty is the default network.
     pub network: Arc<str>,
     /// The cluster it is in; may be empty.
@@ -85,8 +87,10 @@ pub struct OutboundShape {
     pub dns_domain: Arc<str>,
     /// Its labels, reduced to the keys that some rule selects clients by.
     pub labels: Labels,
-    /// Its locality, when some rule balances by it.
+    /// Its locality, when some rule or service balances by it.
     pub locality: Option<Locality>,
+    /// Its node, when some service balances by it.
+    pub node: Option<Arc<str>>,
     /// Its network.
     pub network: Arc<str>,
     /// How traffic reaches it.
@@ -228,6 +232,7 @@ impl Proxy {
             dns_domain: domain.into(),
             labels: meta.labels()?,
             locality,
+            node: Some(or("NODE_NAME", "")).filter(|name| !name.is_empty()),
             network: or("NETWORK", ""),
             cluster_id: or("CLUSTER_ID", ""),
             service_account: or("SERVICE_ACCOUNT", ""),

@@ -9,7 +9,9 @@ use xebec_galley::Resource;
 use xebec_galley::spec::{Location, MeshConfig, Resolution as Written, ServiceEntry, ServicePort, WorkloadEntry};
 
 use crate::mesh::{CONFIG_REGISTRY, rules};
-use crate::model::{Address, Endpoint, Health, Locality, Port, Protocol, RegistryId, Resolution, Service, ServiceKey};
+use crate::model::{
+    Address, Distribution, Endpoint, Health, Locality, Port, Protocol, RegistryId, Resolution, Service, ServiceKey,
+};
 
 /// One service per host.
 pub(super) fn services(entry: &Resource<ServiceEntry>, settings: &MeshConfig) -> Vec<Service> {
@@ -31,6 +33,7 @@ pub(super) fn services(entry: &Resource<ServiceEntry>, settings: &MeshConfig) ->
             created: entry.meta.created,
             registry: RegistryId(CONFIG_REGISTRY.into()),
             origin: None,
+            distribution: Distribution::default(),
         })
         .collect()
 }
@@ -53,6 +56,7 @@ pub(super) fn endpoint(workload: &WorkloadEntry, ports: &[ServicePort]) -> Optio
         service_account: (!workload.service_account.is_empty()).then(|| workload.service_account.as_str().into()),
         workload: None,
         network: workload.network.as_str().into(),
+        node: None,
         health: Health::Healthy,
         app: BTreeMap::new(),
     })

@@ -1,19 +1,27 @@
 //! The catalog: what every platform and every ServiceEntry registers, merged by hostname and namespace.
 //!
-//! Several registries may know one service. The oldest registration decides its ports, addresses and visibility; the
-//! endpoints of all of them are joined. The catalog remembers what each one said, so that a registration that goes away
-//! leaves the others as they were.
+//! Several registries may know one service: a hostname in a namespace is one service, whoever registers it. Of its registrations the
+//! oldest decides (the lowest `created`; of one age platforms before ServiceEntries, and these by name):
 //!
-//! - ALWAYS: a change costs the registrations that it touches; ServiceEntries with a `workloadSelector` are recomputed
-//!   when workloads of their namespace change, and only then.
+//! - Its name, resolution, visibility, labels and distribution hold. Virtual addresses and aliases of all are joined.
+//! - Ports are joined by number. A port that only a younger registration has is added, under a name that is made unique. Where a
+//!   younger one gives a port of the same number another name or protocol, the older one's hold, and a [`Conflict`](crate::mesh::Conflict) is remembered.
+//! - Endpoints are joined. Each keeps its health, labels, locality and weight, and takes traffic on the ports that its own registration
+//!   has. The same address and port said twice counts once, as the older registration says it.
+//!
+//! The catalog remembers what each one said, so that a registration that goes away leaves the others as they were.
+//!
+//! - ALWAYS: a change costs the registrations that it touches. A ServiceEntry with a `workloadSelector` is recomputed, once per
+//!   commit, when a workload of its namespace changes that it selects or selected, and only then.
 //! - NEVER: an outage of a registry removes anything. Its state is kept, and reported as degraded.
 
 mod entry;
+mod merge;
 
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -22,8 +30,12 @@ use xebec_galley::spec::{MeshConfig, ServiceEntry, WorkloadEntry};
 use xebec_galley::{Resource, ResourceKey, SourceRef};
 
 use crate::mesh::{Change, MeshService};
-use crate::model::{Endpoint, RegistryId, Service, ServiceKey};
+use crate::model::{Address, Endpoint, RegistryId, Service, ServiceKey};
 use crate::registry::RegistryEvent;
+use merge::Registered;
+
+/// The workloads of one namespace, by registry and name.
+type PlatformWorkloads = BTreeMap<(RegistryId, Arc<str>), Arc<Endpoint>>;
 
 /// Everything that is registered, by whom, and what changed since it was last asked.
 #[derive(Debug, Default)]
@@ -31,12 +43,16 @@ pub struct Catalog {
     settings: Arc<MeshConfig>,
     registries: BTreeMap<RegistryId, RegistryStatus>,
     registrations: HashMap<ServiceKey, BTreeMap<Source, Registration>, FxBuildHasher>,
-    /// The services that registries have in each namespace; ServiceEntries select workloads among them.
+    /// The services of each namespace that registries have had endpoints of; ServiceEntries select workloads among them.
     namespaces: HashMap<Arc<str>, BTreeSet<ServiceKey>, FxBuildHasher>,
+    /// The workloads that registries have in each namespace, whether a service has them as endpoints or not.
+    platform_workloads: HashMap<Arc<str>, PlatformWorkloads, FxBuildHasher>,
     entries: BTreeMap<ResourceKey, Arc<Resource<ServiceEntry>>>,
-    workloads: BTreeMap<ResourceKey, Arc<Resource<WorkloadEntry>>>,
+    workload_entries: BTreeMap<ResourceKey, Arc<Resource<WorkloadEntry>>>,
     /// ServiceEntries that select workloads, by namespace.
     selecting: BTreeMap<Arc<str>, BTreeSet<ResourceKey>>,
+    /// Those of which a selected workload has changed: they select anew with the next changes.
+    stale: BTreeSet<ResourceKey>,
     changed: BTreeSet<ServiceKey>,
 }
 
@@ -47,10 +63,18 @@ pub struct RegistryStatus {
     pub synced: bool,
     /// Why it cannot be read at present, when it cannot. What it said last is served meanwhile.
     pub degraded: Option<String>,
+    /// Since when it cannot be read.
+    pub degraded_since: Option<SystemTime>,
     /// When it last said something.
     pub last_event: Option<SystemTime>,
+    /// How many events it has said.
+    pub events: u64,
     /// How many services it registers.
     pub services: usize,
+    /// How many endpoints its services have.
+    pub endpoints: usize,
+    /// How many workloads it has named besides.
+    pub workloads: usize,
 }
 
 /// Who registers; the order decides between registrations of one age: platforms before ServiceEntries.
@@ -90,49 +114,61 @@ impl Catalog {
     pub fn registry_event(&mut self, id: &RegistryId, event: RegistryEvent, now: SystemTime) {
         let status = self.registries.entry(id.clone()).or_default();
         status.last_event = Some(now);
+        status.events += 1;
         match event {
             RegistryEvent::UpsertService(service) => {
                 let key = service.key.clone();
-                let slot =
-                    self.registrations.entry(key.clone()).or_default().entry(Source::Registry(id.clone())).or_default();
+                let slot = slot(&mut self.registrations, &key, id);
                 status.services += usize::from(slot.service.is_none());
                 slot.service = Some(service);
-                self.namespaces.entry(Arc::clone(&key.namespace)).or_default().insert(key.clone());
                 self.changed.insert(key);
             }
-            RegistryEvent::RemoveService(key) => {
-                let source = Source::Registry(id.clone());
-                let Some(slots) = self.registrations.get_mut(&key) else { return };
-                let Some(gone) = slots.remove(&source) else { return };
-                status.services -= usize::from(gone.service.is_some());
-                if !slots.keys().any(|s| matches!(s, Source::Registry(_)))
-                    && let Some(names) = self.namespaces.get_mut(&key.namespace)
-                {
-                    names.remove(&key);
-                }
-                if !gone.endpoints.is_empty() {
-                    self.reselect(&key.namespace);
-                }
-                self.changed.insert(key);
-            }
+            RegistryEvent::RemoveService(key) => self.remove_service(id, key),
             RegistryEvent::ReplaceEndpoints(key, endpoints) => {
-                let slot =
-                    self.registrations.entry(key.clone()).or_default().entry(Source::Registry(id.clone())).or_default();
+                let slot = slot(&mut self.registrations, &key, id);
                 if slot.endpoints == endpoints {
                     return;
                 }
-                slot.endpoints = endpoints;
-                self.reselect(&key.namespace);
+                status.endpoints = (status.endpoints + endpoints.len()).saturating_sub(slot.endpoints.len());
+                let old = std::mem::replace(&mut slot.endpoints, Arc::clone(&endpoints));
+                let known = self.namespaces.entry(Arc::clone(&key.namespace)).or_default();
+                if !known.contains(&key) {
+                    known.insert(key.clone());
+                }
+                self.reselect(&key.namespace, old.iter().chain(endpoints.iter()));
                 self.changed.insert(key);
+            }
+            RegistryEvent::UpsertWorkload(key, workload) => {
+                let all = self.platform_workloads.entry(Arc::clone(&key.namespace)).or_default();
+                let old = all.insert((id.clone(), key.name), Arc::clone(&workload));
+                status.workloads += usize::from(old.is_none());
+                if old.as_ref() != Some(&workload) {
+                    self.reselect(&key.namespace, old.iter().chain([&workload]).map(|w| &**w));
+                }
+            }
+            RegistryEvent::RemoveWorkload(key) => {
+                let Some(all) = self.platform_workloads.get_mut(&key.namespace) else { return };
+                let Some(old) = all.remove(&(id.clone(), key.name)) else { return };
+                if all.is_empty() {
+                    self.platform_workloads.remove(&key.namespace);
+                }
+                status.workloads = status.workloads.saturating_sub(1);
+                self.reselect(&key.namespace, [&*old]);
             }
             RegistryEvent::Synced => status.synced = true,
             RegistryEvent::Degraded(reason) => {
                 if status.degraded.as_ref() != Some(&reason) {
-                    tracing::warn!(registry = %id, %reason, "registry is degraded; its last good state is served");
+                    if status.synced {
+                        tracing::warn!(registry = %id, %reason, "registry is degraded; its last good state is served");
+                    } else {
+                        tracing::warn!(registry = %id, %reason, "registry cannot be read yet; it is tried again and again");
+                    }
                 }
                 status.degraded = Some(reason);
+                status.degraded_since.get_or_insert(now);
             }
             RegistryEvent::Recovered => {
+                status.degraded_since = None;
                 if status.degraded.take().is_some() {
                     tracing::info!(registry = %id, "registry is read again");
                 }
@@ -140,8 +176,48 @@ impl Catalog {
         }
     }
 
+    /// Forgets a registry and everything that it registered.
+    pub fn remove_registry(&mut self, id: &RegistryId) {
+        let source = Source::Registry(id.clone());
+        let slots = self.registrations.iter().filter(|(_, slots)| slots.contains_key(&source));
+        let services: Vec<ServiceKey> = slots.map(|(key, _)| key.clone()).collect();
+        for key in services {
+            self.remove_service(id, key);
+        }
+        let mut gone: Vec<(Arc<str>, Arc<Endpoint>)> = Vec::new();
+        self.platform_workloads.retain(|namespace, all| {
+            let own = all.extract_if(.., |(registry, _), _| registry == id);
+            gone.extend(own.map(|(_, workload)| (Arc::clone(namespace), workload)));
+            !all.is_empty()
+        });
+        for (namespace, workload) in gone {
+            self.reselect(&namespace, [&*workload]);
+        }
+        self.registries.remove(id);
+    }
+
+    fn remove_service(&mut self, id: &RegistryId, key: ServiceKey) {
+        let Some(slots) = self.registrations.get_mut(&key) else { return };
+        let Some(gone) = slots.remove(&Source::Registry(id.clone())) else { return };
+        if let Some(status) = self.registries.get_mut(id) {
+            status.services = status.services.saturating_sub(usize::from(gone.service.is_some()));
+            status.endpoints = status.endpoints.saturating_sub(gone.endpoints.len());
+        }
+        if !slots.iter().any(|(s, r)| matches!(s, Source::Registry(_)) && !r.endpoints.is_empty())
+            && let Some(names) = self.namespaces.get_mut(&key.namespace)
+        {
+            names.remove(&key);
+            if names.is_empty() {
+                self.namespaces.remove(&key.namespace);
+            }
+        }
+        self.reselect(&key.namespace, gone.endpoints.iter());
+        self.changed.insert(key);
+    }
+
     /// Takes a ServiceEntry, or its removal.
     pub fn set_service_entry(&mut self, key: ResourceKey, entry: Option<Arc<Resource<ServiceEntry>>>) {
+        self.stale.remove(&key);
         if let Some(old) = self.entries.remove(&key) {
             self.withdraw(&key, &old);
             if let Some(selecting) = self.selecting.get_mut(&key.namespace) {
@@ -160,11 +236,19 @@ impl Catalog {
     /// Takes a WorkloadEntry, or its removal.
     pub fn set_workload_entry(&mut self, key: ResourceKey, entry: Option<Arc<Resource<WorkloadEntry>>>) {
         let namespace = Arc::clone(&key.namespace);
-        match entry {
-            Some(new) => self.workloads.insert(key, new),
-            None => self.workloads.remove(&key),
+        let old = match &entry {
+            Some(new) => self.workload_entries.insert(key, Arc::clone(new)),
+            None => self.workload_entries.remove(&key),
         };
-        self.reselect(&namespace);
+        let Self { selecting, entries, stale, .. } = self;
+        for entry_key in selecting.get(&namespace).into_iter().flatten() {
+            let both = || old.iter().chain(&entry);
+            if selector(entries, entry_key).is_some_and(|s| {
+                both().any(|w| entry::selected(s, |label| w.spec.labels.get(label).map(String::as_str)))
+            }) {
+                stale.insert(entry_key.clone());
+            }
+        }
     }
 
     /// Takes new settings: the default visibility of ServiceEntries is among them.
@@ -179,6 +263,9 @@ impl Catalog {
 
     /// The services that may be different since this was last asked, as changes of the mesh.
     pub fn take_changes(&mut self) -> Vec<Change> {
+        for key in std::mem::take(&mut self.stale) {
+            self.register_entry(&key);
+        }
         std::mem::take(&mut self.changed)
             .into_iter()
             .map(|key| {
@@ -194,25 +281,30 @@ impl Catalog {
             self.registrations.remove(key);
             return None;
         }
-        let complete = || slots.iter().filter_map(|(source, r)| r.service.as_ref().map(|service| (source, service, r)));
-        let (_, service, first) = complete().min_by_key(|(source, service, _)| (service.created, *source))?;
-        let mut lists = complete().map(|(.., r)| &r.endpoints).filter(|e| !e.is_empty());
-        let endpoints = match (lists.next(), lists.next()) {
-            (None, _) => Arc::default(),
-            (Some(only), None) => Arc::clone(only),
-            _ => join(complete().map(|(.., r)| &*r.endpoints)),
-        };
-        Some(Arc::new(MeshService {
-            service: Arc::clone(service),
-            endpoints,
-            origin: first.origin.clone().or_else(|| service.origin.clone()),
-        }))
+        let mut complete: Vec<(&Source, &Arc<Service>, &Registration)> =
+            slots.iter().filter_map(|(source, r)| Some((source, r.service.as_ref()?, r))).collect();
+        complete.sort_by_key(|(source, service, _)| (service.created, *source));
+        let (_, _, first) = complete.first()?;
+        let registered: Vec<Registered<'_>> = complete
+            .iter()
+            .map(|(source, service, r)| Registered { by: source.name(), service, endpoints: &r.endpoints })
+            .collect();
+        let merge::Merged { service, endpoints, registrants, conflicts } = merge::merge(&registered)?;
+        let origin = first.origin.clone().or_else(|| service.origin.clone());
+        Some(Arc::new(MeshService { service, endpoints, origin, registrants, conflicts }))
     }
 
-    /// Registers anew every ServiceEntry of the namespace that selects workloads.
-    fn reselect(&mut self, namespace: &str) {
-        let keys: Vec<_> = self.selecting.get(namespace).into_iter().flatten().cloned().collect();
-        keys.iter().for_each(|key| self.register_entry(key));
+    /// Notes which ServiceEntries of the namespace select one of these workloads.
+    fn reselect<'a>(&mut self, namespace: &str, workloads: impl IntoIterator<Item = &'a Endpoint> + Clone) {
+        let Self { selecting, entries, stale, .. } = self;
+        for key in
+            selecting.get(namespace).into_iter().flatten().filter(|key| !stale.contains(*key)).collect::<Vec<_>>()
+        {
+            let Some(selector) = selector(entries, key) else { continue };
+            if workloads.clone().into_iter().any(|w| selects(selector, w)) {
+                stale.insert(key.clone());
+            }
+        }
     }
 
     fn register_entry(&mut self, key: &ResourceKey) {
@@ -250,7 +342,7 @@ impl Catalog {
     fn select(&self, entry: &Resource<ServiceEntry>, labels: &BTreeMap<String, String>) -> Arc<[Endpoint]> {
         let namespace = &entry.meta.key.namespace;
         let mut found: Vec<Endpoint> = self
-            .workloads
+            .workload_entries
             .values()
             .filter(|w| w.meta.key.namespace == *namespace)
             .filter(|w| entry::selected(labels, |key| w.spec.labels.get(key).map(String::as_str)))
@@ -261,11 +353,12 @@ impl Catalog {
             .filter_map(|key| self.registrations.get(key))
             .flatten()
             .filter(|(source, _)| matches!(source, Source::Registry(_)))
-            .flat_map(|(_, r)| r.endpoints.iter())
-            .filter(|e| entry::selected(labels, |key| e.labels.get(key).map(|v| &**v)));
-        for endpoint in registered {
-            let known = found.iter().any(|f| f.address == endpoint.address && f.workload == endpoint.workload);
-            if !known {
+            .flat_map(|(_, r)| r.endpoints.iter());
+        let named = self.platform_workloads.get(namespace).into_iter().flat_map(|all| all.values()).map(|w| &**w);
+        let mut known: HashSet<Address, FxBuildHasher> = found.iter().map(|e| e.address.clone()).collect();
+        for endpoint in registered.chain(named).filter(|e| selects(labels, e)) {
+            if !known.contains(&endpoint.address) {
+                known.insert(endpoint.address.clone());
                 found.push(entry::adopted(endpoint, &entry.spec.ports));
             }
         }
@@ -273,6 +366,33 @@ impl Catalog {
     }
 }
 
-fn join<'a>(lists: impl Iterator<Item = &'a [Endpoint]>) -> Arc<[Endpoint]> {
-    lists.flatten().cloned().collect::<Vec<_>>().into()
+fn slot<'a>(
+    registrations: &'a mut HashMap<ServiceKey, BTreeMap<Source, Registration>, FxBuildHasher>,
+    key: &ServiceKey,
+    id: &RegistryId,
+) -> &'a mut Registration {
+    registrations.entry(key.clone()).or_default().entry(Source::Registry(id.clone())).or_default()
+}
+
+fn selector<'a>(
+    entries: &'a BTreeMap<ResourceKey, Arc<Resource<ServiceEntry>>>,
+    key: &ResourceKey,
+) -> Option<&'a BTreeMap<String, String>> {
+    entries.get(key)?.spec.workload_selector.as_ref().map(|s| &s.labels)
+}
+
+fn selects(selector: &BTreeMap<String, String>, workload: &Endpoint) -> bool {
+    entry::selected(selector, |key| workload.labels.get(key).map(|v| &**v))
+}
+
+// === impl Source ===
+
+impl Source {
+    /// As people know it.
+    fn name(&self) -> Arc<str> {
+        match self {
+            Self::Registry(id) => Arc::clone(&id.0),
+            Self::Entry(key) => format!("ServiceEntry {}/{}", key.namespace, key.name).into(),
+        }
+    }
 }

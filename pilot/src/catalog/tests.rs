@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+mod merging;
+
 use std::net::IpAddr;
 
 use serde_json::{Value, json};
@@ -7,7 +9,7 @@ use xebec_galley::{Kind, Meta};
 
 use super::*;
 use crate::mesh::{Mesh, apply};
-use crate::model::{Address, Health, Labels, Locality, Port, Protocol, Resolution, Visibility};
+use crate::model::{Address, Distribution, Health, Labels, Locality, Port, Protocol, Resolution, Visibility};
 
 struct Fixture {
     catalog: Catalog,
@@ -27,6 +29,7 @@ fn service(host: &str, registry: &str, created: u64, port: u16) -> Service {
         created,
         registry: RegistryId(registry.into()),
         origin: None,
+        distribution: Distribution::default(),
     }
 }
 
@@ -40,6 +43,7 @@ fn endpoint(ip: &str, app: &str) -> Endpoint {
         service_account: None,
         workload: None,
         network: "".into(),
+        node: None,
         health: Health::Healthy,
         app: BTreeMap::new(),
     }
@@ -124,7 +128,7 @@ fn the_oldest_registration_decides_and_endpoints_are_joined() {
     f.upsert("a", "reviews", 20, 80).endpoints("a", "reviews", &[("10.0.0.1", "x")]);
     f.upsert("b", "reviews", 10, 90).endpoints("b", "reviews", &[("10.0.0.2", "x")]);
     assert_eq!(f.get("reviews").unwrap().service.ports[0].number, 90);
-    assert_eq!(f.addresses("reviews"), ["10.0.0.1", "10.0.0.2"]);
+    assert_eq!(f.addresses("reviews"), ["10.0.0.2", "10.0.0.1"]);
     f.say("b", RegistryEvent::RemoveService(ServiceKey::new("reviews", "default")));
     assert_eq!(f.get("reviews").unwrap().service.ports[0].number, 80);
     assert_eq!(f.addresses("reviews"), ["10.0.0.1"]);

@@ -151,7 +151,7 @@ impl Walk<'_> {
         all
     }
 
-    /// Rules that route to the service depend on its ports, and on what its DestinationRule says about hashing.
+    /// Rules that route to the service depend on its ports, and on what its DestinationRule or its platform says about hashing.
     fn dependants_of_service(&mut self, key: &ServiceKey) {
         for name in self.names_of(key) {
             self.dependants_of_name(&name);

@@ -87,6 +87,27 @@ fn inbound_of(mesh: &Mesh, shape: &InboundShape, pool: &mut Pool) -> Inbound {
     made
 }
 
+/// Whether other DestinationRules than before may hold for what a workload serves: one changed, or a name that one writes means another
+/// service now. An upper bound, by the first labels of names.
+fn may_limit(change: &ChangeSet, shape: &InboundShape) -> bool {
+    fn first(name: &str) -> &str {
+        name.split('.').next().unwrap_or_default()
+    }
+    let changed: BTreeSet<&str> = (change.destination_rules.iter().flat_map(|(_, host)| host.candidates()))
+        .chain(change.appeared.iter().map(|key| &key.hostname))
+        .chain(&change.siblings)
+        .map(|name| first(name))
+        .collect();
+    !changed.is_empty()
+        && shape.instances.iter().any(|instance| {
+            let service = &instance.service;
+            changed.contains("*")
+                || std::iter::once(&service.key.hostname)
+                    .chain(&service.aliases)
+                    .any(|name| changed.contains(first(name)))
+        })
+}
+
 /// Inbound resources take the place of outbound ones of the same name: an address that both would bind is the workload's own.
 fn compose(outbound: &[ResourceSet; 5], inbound: &Inbound) -> [ResourceSet; 5] {
     let mut sets = outbound.clone();
@@ -175,7 +196,8 @@ impl Live {
         let everything = change.settings || !change.sidecars.is_empty();
         for (key, shape) in &mut self.shapes {
             let delta = deltas.get(&key.outbound);
-            if everything && let Some(part) = self.parts.get(&key.outbound) {
+            let stale = everything || may_limit(change, &key.inbound);
+            if stale && let Some(part) = self.parts.get(&key.outbound) {
                 let inbound = inbound_of(new, &key.inbound, &mut self.pool);
                 shape.publish(part.part.sets(), delta, Some(inbound), since);
             } else if let (Some(delta), Some(part)) = (delta, self.parts.get(&key.outbound)) {

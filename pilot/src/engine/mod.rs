@@ -8,11 +8,13 @@
 //!
 //! - ALWAYS: what is published equals what a computation from nothing would give.
 //! - ALWAYS: a change that leaves every hash equal publishes nothing.
-//! - NEVER: a proxy is served before every registry and configuration source has listed completely once.
+//! - NEVER: a proxy is served before every registry and configuration source has listed completely once, unless one takes longer than
+//!   the operator's patience ([`EngineOptions::patience`]).
 
 mod debug;
 pub mod dirty;
 pub mod live;
+mod meters;
 pub mod part;
 pub mod pool;
 mod readiness;
@@ -24,6 +26,8 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use async_trait::async_trait;
@@ -35,11 +39,11 @@ use crate::catalog::RegistryStatus;
 use crate::mesh::Mesh;
 use crate::model::RegistryId;
 use crate::proxy::Proxy;
-use crate::registry::{RegistrySink, SinkClosed};
+use crate::registry::{RegistrySink, Said, SinkClosed};
 use crate::xds::shape::{AttachError, ShapeLease, Shapes};
 use readiness::Readiness;
-use state::Documents;
-use writer::{Command, Writer};
+pub use state::Documents;
+use writer::{Command, Inputs, Writer};
 
 pub use live::translate_once;
 
@@ -50,6 +54,9 @@ pub struct EngineOptions {
     pub settings: Arc<MeshConfig>,
     /// The cluster's DNS domain, with which short names are expanded.
     pub domain: Arc<str>,
+    /// How long after the start proxies wait for registries and configuration sources that have not listed completely. After that the
+    /// mesh is served without what these have not said; what they say later simply applies. `None` waits for ever.
+    pub patience: Option<Duration>,
 }
 
 /// Starts the engine.
@@ -59,7 +66,8 @@ pub struct Engine;
 /// A running engine. Cloneable; the engine ends when every handle and sink is dropped.
 #[derive(Clone)]
 pub struct EngineHandle {
-    registries: mpsc::Sender<(RegistryId, Vec<crate::registry::RegistryEvent>)>,
+    registries: mpsc::Sender<Said>,
+    tickets: Arc<AtomicU64>,
     configs: mpsc::Sender<(Arc<str>, ConfigInput)>,
     commands: mpsc::UnboundedSender<Command>,
     published: Arc<Published>,
@@ -102,7 +110,7 @@ const QUEUE: usize = 256;
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self { settings: Arc::default(), domain: "cluster.local".into() }
+        Self { settings: Arc::default(), domain: "cluster.local".into(), patience: None }
     }
 }
 
@@ -127,8 +135,19 @@ impl Engine {
         let readiness = Arc::new(Readiness::default());
         let writer = Writer::new(state, Arc::clone(&published), Arc::clone(&readiness), commands.downgrade());
         let runtime = tokio::runtime::Handle::current();
-        std::thread::spawn(move || runtime.block_on(writer.run(registry_events, config_events, command_events)));
-        EngineHandle { registries, configs, commands, published, readiness }
+        let inputs = Inputs { registries: registry_events, configs: config_events, commands: command_events };
+        if let Some(patience) = options.patience {
+            let commands = commands.downgrade();
+            runtime.spawn(async move {
+                tokio::time::sleep(patience).await;
+                if let Some(commands) = commands.upgrade() {
+                    // When the engine has stopped nobody waits.
+                    let _ = commands.send(Command::GiveUp);
+                }
+            });
+        }
+        std::thread::spawn(move || runtime.block_on(writer.run(inputs)));
+        EngineHandle { registries, tickets: Arc::default(), configs, commands, published, readiness }
     }
 }
 
@@ -138,14 +157,36 @@ impl EngineHandle {
     /// Where the registry of that name says its events. The engine is not ready before it has said `Synced`.
     pub fn registry_sink(&self, id: RegistryId) -> RegistrySink {
         self.readiness.expect(format!("registry {id}"));
+        self.late_registry_sink(id)
+    }
+
+    /// As [`EngineHandle::registry_sink`], for a registry that is added while the mesh is served: readiness does not wait for it.
+    pub fn late_registry_sink(&self, id: RegistryId) -> RegistrySink {
+        let ticket = self.tickets.fetch_add(1, Ordering::Relaxed);
         // Told before any event can be: the registry is listed even while it has said nothing.
-        let _ = self.commands.send(Command::Expect(id.clone()));
-        RegistrySink::new(id, self.registries.clone())
+        let _ = self.commands.send(Command::Expect(id.clone(), ticket));
+        RegistrySink::ticketed(id, ticket, self.registries.clone())
+    }
+
+    /// Forgets a registry: everything that it registered goes, as one change. Its sinks are not heard any more; a new one may be
+    /// taken.
+    ///
+    /// # Errors
+    /// [`EngineStopped`] when it has.
+    pub fn remove_registry(&self, id: &RegistryId) -> Result<(), EngineStopped> {
+        // Here and not in the writer, so that a sink that is taken next is waited for.
+        self.readiness.synced(&format!("registry {id}"));
+        self.commands.send(Command::Remove(id.clone())).map_err(|_| EngineStopped)
     }
 
     /// Where the configuration source of that name says its changes. The engine is not ready before it has said `synced`.
     pub fn config_sink(&self, name: &str) -> ConfigSink {
         self.readiness.expect(format!("configuration {name}"));
+        self.late_config_sink(name)
+    }
+
+    /// As [`EngineHandle::config_sink`], for a source that is added while the mesh is served: readiness does not wait for it.
+    pub fn late_config_sink(&self, name: &str) -> ConfigSink {
         ConfigSink { name: name.into(), sender: self.configs.clone() }
     }
 
@@ -177,17 +218,17 @@ impl EngineHandle {
         Arc::new(self.clone())
     }
 
-    /// Whether every registry and configuration source has listed completely.
+    /// Whether every registry and configuration source has listed completely, or is not waited for any longer.
     pub fn is_ready(&self) -> bool {
         self.readiness.is_ready()
     }
 
-    /// What is still waited for, in words.
+    /// What has not listed completely, in words, whether proxies still wait for it or not.
     pub fn waiting_for(&self) -> Vec<String> {
         self.readiness.waiting_for()
     }
 
-    /// Returns when every registry and configuration source has listed completely.
+    /// Returns when [`EngineHandle::is_ready`].
     pub async fn wait_ready(&self) {
         self.readiness.wait().await;
     }

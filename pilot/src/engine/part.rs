@@ -17,7 +17,7 @@ use crate::model::Resolution;
 use crate::proxy::{OutboundShape, ProxyKind};
 use crate::resources::{Delta, Encoded, ResourceSet, ResourceType};
 use crate::translate::outbound::{self, ListenerClass, ListenerKey};
-use crate::translate::{Draft, View, gateway, grpc, names};
+use crate::translate::{Draft, View, gateway, grpc};
 
 /// The outbound resources of one shape.
 #[derive(Debug)]
@@ -30,6 +30,8 @@ pub struct Part {
     /// How many services are in each route table.
     tables: BTreeMap<Arc<str>, usize>,
     listeners: BTreeMap<ListenerKey, Members>,
+    /// The route tables of the client's HTTP proxies, which need no service to exist.
+    proxies: Vec<Arc<str>>,
     /// Names of what does not belong to a host.
     fixed: BTreeSet<(ResourceType, Arc<str>)>,
 }
@@ -96,6 +98,7 @@ impl Part {
             hosts: Default::default(),
             tables: Default::default(),
             listeners: Default::default(),
+            proxies: Default::default(),
             fixed: Default::default(),
         };
         part.update(mesh, Dirty { everything: true, ..Dirty::default() }, pool, work);
@@ -123,22 +126,23 @@ impl Part {
         let shape = Arc::clone(&self.shape);
         let view = View { mesh, shape: &shape, scope: &scope };
         let mut differences = Differences::default();
+        let mut tables = Touched::new();
         if dirty.everything {
             let known = self.hosts.keys().chain(mesh.hosts()).cloned();
             dirty.hosts = known.chain(mesh.rule_only_hosts(&scope)).map(|host| (host, Dirt::ALL)).collect();
             dirty.frames = true;
+            let before = std::mem::replace(&mut self.proxies, outbound::proxy_tables(&view));
+            tables.extend(before.into_iter().map(|table| (table, false)));
         }
         let todo: Vec<(Arc<str>, Dirt)> =
             dirty.hosts.into_iter().filter(|(host, _)| self.concerns(mesh, host)).collect();
         work.hosts += todo.len() as u64;
-        let mut tables = Touched::new();
         let mut listeners = BTreeSet::new();
         for computed in compute(&view, &todo) {
             self.place(computed, &mut tables, &mut listeners, pool, &mut differences);
         }
         if dirty.frames {
-            let proxy = self.shape.http_proxy_port.map(|_| Arc::from(names::HTTP_PROXY_ROUTE));
-            for table in self.tables.keys().cloned().chain(proxy) {
+            for table in self.tables.keys().chain(&self.proxies).cloned() {
                 tables.entry(table).or_default();
             }
         }
@@ -325,7 +329,7 @@ impl Part {
     }
 
     fn has_table(&self, table: &str) -> bool {
-        self.tables.contains_key(table) || (table == names::HTTP_PROXY_ROUTE && self.shape.http_proxy_port.is_some())
+        self.tables.contains_key(table) || self.proxies.iter().any(|proxy| **proxy == *table)
     }
 
     /// Brings a route table, and the virtual hosts that are served beside it, in line with who is in it.
@@ -504,8 +508,8 @@ fn compute_host(view: &View<'_>, host: &Arc<str>, mut dirt: Dirt) -> Computed {
         }
         (ProxyKind::Sidecar, None) if dirt.has(Dirt::ROUTES) && view.mesh.is_rule_only_host(host, view.scope) => {
             drafts.extend(outbound::virtual_hosts(view, "80", host));
-            if view.shape.http_proxy_port.is_some() {
-                drafts.extend(outbound::virtual_hosts(view, names::HTTP_PROXY_ROUTE, host));
+            for table in outbound::proxy_tables(view).iter().filter(|table| ***table != *"80") {
+                drafts.extend(outbound::virtual_hosts(view, table, host));
             }
         }
         (_, None) => {}

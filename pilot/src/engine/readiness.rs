@@ -8,8 +8,16 @@ use tokio::sync::watch;
 /// The sources that are waited for.
 #[derive(Debug)]
 pub(super) struct Readiness {
-    missing: Mutex<BTreeSet<String>>,
+    waited_for: Mutex<WaitedFor>,
     ready: watch::Sender<bool>,
+}
+
+#[derive(Debug, Default)]
+struct WaitedFor {
+    /// Those that have not listed completely.
+    missing: BTreeSet<String>,
+    /// Waiting has taken too long: whatever is missing, proxies are served.
+    given_up: bool,
 }
 
 // === impl Readiness ===
@@ -17,17 +25,26 @@ pub(super) struct Readiness {
 impl Readiness {
     /// Waits for one more.
     pub fn expect(&self, source: String) {
-        self.missing.lock().insert(source);
-        self.ready.send_replace(false);
+        let mut waited_for = self.waited_for.lock();
+        waited_for.missing.insert(source);
+        self.ready.send_replace(waited_for.given_up);
     }
 
-    /// One has listed completely.
+    /// One has listed completely, or is not there any more.
     pub fn synced(&self, source: &str) {
-        let mut missing = self.missing.lock();
-        missing.remove(source);
-        if missing.is_empty() {
+        let mut waited_for = self.waited_for.lock();
+        waited_for.missing.remove(source);
+        if waited_for.missing.is_empty() {
             self.ready.send_replace(true);
         }
+    }
+
+    /// Stops to wait. Returns what is missing.
+    pub fn give_up(&self) -> Vec<String> {
+        let mut waited_for = self.waited_for.lock();
+        waited_for.given_up = true;
+        self.ready.send_replace(true);
+        waited_for.missing.iter().cloned().collect()
     }
 
     pub fn is_ready(&self) -> bool {
@@ -35,7 +52,7 @@ impl Readiness {
     }
 
     pub fn waiting_for(&self) -> Vec<String> {
-        self.missing.lock().iter().cloned().collect()
+        self.waited_for.lock().missing.iter().cloned().collect()
     }
 
     pub async fn wait(&self) {
@@ -46,6 +63,6 @@ impl Readiness {
 
 impl Default for Readiness {
     fn default() -> Self {
-        Self { missing: Mutex::default(), ready: watch::Sender::new(true) }
+        Self { waited_for: Mutex::default(), ready: watch::Sender::new(true) }
     }
 }

@@ -10,7 +10,7 @@ use xebec_galley::{Meta, Resource, ResourceKey};
 use super::names::{self, RuleHost};
 use super::rules::{IndexedDestinationRule, MeshVirtualService, PolicyGroup};
 use super::{Mesh, MeshService};
-use crate::model::{Address, Endpoint, ServiceKey};
+use crate::model::{Address, Distribution, Endpoint, ServiceKey};
 
 /// One change of the mesh. `None` removes.
 #[derive(Debug, Clone)]
@@ -132,6 +132,8 @@ impl Mesh {
             sidecars: Default::default(),
             selected_labels: Default::default(),
             locality_rules: 0,
+            zonal_services: 0,
+            nodal_services: 0,
         }
     }
 
@@ -143,6 +145,10 @@ impl Mesh {
             (None, None) => return,
             (Some(old), Some(new)) if old.service == new.service => {
                 if old.endpoints == new.endpoints {
+                    // Who says so may be another than before, which nobody is sent.
+                    if old != new {
+                        self.put_service(key, service);
+                    }
                     return;
                 }
                 set.endpoints.insert(key.clone());
@@ -160,9 +166,14 @@ impl Mesh {
                     |s: &Option<Arc<MeshService>>| s.as_ref().map(|s| Arc::clone(&s.endpoints)).unwrap_or_default();
                 mark_workloads(&endpoints(&old), &endpoints(&service), true, set);
                 self.index_names(&key, old.as_deref(), service.as_deref(), set);
+                self.count_distribution(old.as_deref(), service.as_deref(), set);
             }
         }
         self.index_workloads(&key, old.as_deref(), service.as_deref());
+        self.put_service(key, service);
+    }
+
+    fn put_service(&mut self, key: ServiceKey, service: Option<Arc<MeshService>>) {
         let mut list: Vec<_> =
             self.services_named(&key.hostname).iter().filter(|s| s.service.key != key).cloned().collect();
         list.extend(service);
@@ -173,6 +184,23 @@ impl Mesh {
             self.hosts.remove(&key.hostname);
         } else {
             self.hosts.insert(key.hostname, list.into());
+        }
+    }
+
+    /// Where clients are is part of their shapes only while some service cares.
+    fn count_distribution(&mut self, old: Option<&MeshService>, new: Option<&MeshService>, set: &mut ChangeSet) {
+        let count = |s: Option<&MeshService>, asks: fn(&Distribution) -> bool| {
+            usize::from(s.is_some_and(|s| asks(&s.service.distribution)))
+        };
+        type Counter<'a> = (&'a mut usize, fn(&Distribution) -> bool);
+        let counters: [Counter<'_>; 2] = [
+            (&mut self.zonal_services, Distribution::depends_on_zone),
+            (&mut self.nodal_services, Distribution::depends_on_node),
+        ];
+        for (counter, asks) in counters {
+            let before = *counter;
+            *counter = before + count(new, asks) - count(old, asks);
+            set.selection |= (before == 0) != (*counter == 0);
         }
     }
 
@@ -386,7 +414,8 @@ impl Mesh {
         let old = self.gateways.get(&key).cloned();
         match (&old, &resource) {
             (None, None) => return,
-            (Some(old), Some(new)) if same(old, new) => {}
+            (Some(old), Some(new))
+                if same(old, new) && old.meta.keeps_to_its_namespace() == new.meta.keeps_to_its_namespace() => {}
             _ => {
                 set.gateways.insert(key.clone());
                 let labels = |r: &Option<Arc<Resource<Gateway>>>| keys(r.iter().flat_map(|r| r.spec.selector.keys()));

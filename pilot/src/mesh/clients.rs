@@ -20,10 +20,14 @@ impl Mesh {
         all
     }
 
-    /// The Gateways that select proxies with these labels, oldest first. An empty selector selects every gateway.
-    pub fn gateways_for(&self, labels: &Labels) -> Vec<&Arc<Resource<Gateway>>> {
+    /// The Gateways that select proxies of a namespace with these labels, oldest first. An empty selector selects every gateway, and
+    /// namespaces make no difference unless the Gateway [keeps to its own](xebec_galley::Meta::keeps_to_its_namespace).
+    pub fn gateways_for(&self, namespace: &str, labels: &Labels) -> Vec<&Arc<Resource<Gateway>>> {
         let mut all = self.gateways();
-        all.retain(|g| selects(&g.spec.selector, labels));
+        all.retain(|g| {
+            let near = *g.meta.key.namespace == *namespace || !g.meta.keeps_to_its_namespace();
+            near && selects(&g.spec.selector, labels)
+        });
         all
     }
 
@@ -111,6 +115,7 @@ impl Mesh {
             dns_domain: Arc::clone(&proxy.dns_domain),
             labels: labels.map(|(k, v)| (Arc::clone(k), Arc::clone(v))).collect(),
             locality: self.uses_locality().then(|| proxy.locality.clone()),
+            node: proxy.node.clone().filter(|_| self.nodal_services > 0),
             network: Arc::clone(&proxy.network),
             interception: if proxy.kind == ProxyKind::Sidecar { proxy.interception } else { Interception::default() },
             bind: proxy.explicit_bind().filter(|_| proxy.kind == ProxyKind::Sidecar),
@@ -147,17 +152,15 @@ impl Mesh {
     fn ports_of(&self, proxy: &Proxy) -> BTreeMap<u16, u16> {
         let mut ports = BTreeMap::new();
         for instance in self.instances_of(&proxy.ips, &proxy.name) {
-            for port in &instance.service.ports {
-                ports
-                    .entry(port.number)
-                    .or_insert_with(|| instance.endpoint.ports.get(&port.name).copied().unwrap_or(port.number));
+            for port in instance.service.ports.iter().filter(|p| instance.endpoint.serves(p)) {
+                ports.entry(port.number).or_insert_with(|| instance.endpoint.port(port));
             }
         }
         ports
     }
 
     fn uses_locality(&self) -> bool {
-        self.locality_rules > 0 || settings_use_locality(&self.settings)
+        self.locality_rules > 0 || self.zonal_services > 0 || settings_use_locality(&self.settings)
     }
 }
 

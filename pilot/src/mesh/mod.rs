@@ -43,12 +43,40 @@ pub const CONFIG_REGISTRY: &str = "config";
 /// A service as the mesh has it: merged from all registries and ServiceEntries that name it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct MeshService {
-    /// The oldest registration decides everything but the endpoints.
+    /// As the oldest registration says it, with the ports, addresses and aliases of the others added.
     pub service: Arc<Service>,
     /// The endpoints of all registrations, those of WorkloadEntries selected by a ServiceEntry included.
     pub endpoints: Arc<[Endpoint]>,
     /// The document that declared it, when one did.
     pub origin: Option<SourceRef>,
+    /// Who registers it, the one that decides first. For people: nothing is translated from it.
+    pub registrants: Arc<[Registrant]>,
+    /// What the registrations contradict each other in. For people, as well.
+    pub conflicts: Arc<[Conflict]>,
+}
+
+/// One registration of a service.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Registrant {
+    /// The registry's name, or the ServiceEntry.
+    pub by: Arc<str>,
+    /// The endpoints that it says, under its own names of ports.
+    pub endpoints: Arc<[Endpoint]>,
+}
+
+/// Two registrations of one service say different things; the older one holds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Conflict {
+    /// What they differ in, for example `port 80`.
+    pub what: Arc<str>,
+    /// What holds.
+    pub kept: Arc<str>,
+    /// Who says so.
+    pub kept_by: Arc<str>,
+    /// What has no effect.
+    pub lost: Arc<str>,
+    /// Who says that.
+    pub lost_by: Arc<str>,
 }
 
 /// One endpoint that a proxy serves, and the service behind which it stands.
@@ -91,11 +119,27 @@ pub struct Mesh {
     selected_labels: imbl::OrdMap<Arc<str>, usize>,
     /// How many rules make the output depend on the client's locality.
     locality_rules: usize,
+    /// How many services make the output depend on the client's zone.
+    zonal_services: usize,
+    /// How many services make the output depend on the client's node.
+    nodal_services: usize,
 }
 
 // === impl MeshService ===
 
 impl MeshService {
+    /// A service that one registry alone registers.
+    pub fn of(service: Service, endpoints: Vec<Endpoint>) -> Self {
+        let endpoints: Arc<[Endpoint]> = endpoints.into();
+        Self {
+            registrants: [Registrant { by: Arc::clone(&service.registry.0), endpoints: Arc::clone(&endpoints) }].into(),
+            origin: service.origin.clone(),
+            service: Arc::new(service),
+            endpoints,
+            conflicts: Arc::default(),
+        }
+    }
+
     /// Its hostname.
     pub fn host(&self) -> &Arc<str> {
         &self.service.key.hostname

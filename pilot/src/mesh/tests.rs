@@ -8,7 +8,9 @@ use serde_json::{Value, json};
 use xebec_galley::{Kind, Meta};
 
 use super::*;
-use crate::model::{Address, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Visibility};
+use crate::model::{
+    Address, Distribution, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Visibility,
+};
 use crate::proxy::Proxy;
 
 fn key(kind: Kind, namespace: &str, name: &str) -> ResourceKey {
@@ -69,6 +71,7 @@ fn service(host: &str, namespace: &str) -> Service {
         created: 0,
         registry: RegistryId("test".into()),
         origin: None,
+        distribution: Distribution::default(),
     }
 }
 
@@ -82,16 +85,14 @@ fn endpoint(ip: &str, workload: Option<&str>) -> Endpoint {
         service_account: None,
         workload: workload.map(Arc::from),
         network: "".into(),
+        node: None,
         health: Health::Healthy,
         app: BTreeMap::new(),
     }
 }
 
 fn add(service: Service, endpoints: Vec<Endpoint>) -> Change {
-    Change::Service(
-        service.key.clone(),
-        Some(Arc::new(MeshService { service: Arc::new(service), endpoints: endpoints.into(), origin: None })),
-    )
+    Change::Service(service.key.clone(), Some(Arc::new(MeshService::of(service, endpoints))))
 }
 
 fn plain(host: &str, namespace: &str) -> Change {
@@ -432,11 +433,26 @@ fn a_gateway_selects_by_labels_in_all_namespaces_and_an_empty_selector_selects_a
         gateway("c", "no", 0, json!({"selector": {"istio": "inner"}})),
     ]);
     let found: Vec<_> = mesh
-        .gateways_for(&Labels::from([("istio".into(), "edge".into())]))
+        .gateways_for("c", &Labels::from([("istio".into(), "edge".into())]))
         .iter()
         .map(|g| g.meta.key.name.to_string())
         .collect();
     assert_eq!(found, ["old", "young"]);
+}
+
+#[test]
+fn a_gateway_that_keeps_to_its_namespace_selects_no_proxy_of_another() {
+    let (key, resource) = resource::<Gateway>(Kind::Gateway, "a", "mine", 1, json!({"selector": {"istio": "edge"}}));
+    let mut narrow = (*resource.unwrap()).clone();
+    narrow.meta.annotations.insert("xebec.io/proxies".into(), "own-namespace".into());
+    let wide = gateway("a", "mine", 1, json!({"selector": {"istio": "edge"}}));
+    let labels = Labels::from([("istio".into(), "edge".into())]);
+    let narrowed = Change::Gateway(key.clone(), Some(Arc::new(narrow)));
+    let mesh = mesh([narrowed]);
+    assert_eq!((mesh.gateways_for("a", &labels).len(), mesh.gateways_for("b", &labels).len()), (1, 0));
+    let (mesh, change) = apply(&mesh, [wide]);
+    assert!(change.gateways.contains(&key), "an annotation alone is a change: {change:?}");
+    assert_eq!(mesh.gateways_for("b", &labels).len(), 1);
 }
 
 // === Proxies ===

@@ -10,6 +10,8 @@ use xebec_proto::envoy::config::cluster::v3 as cluster;
 use xebec_proto::envoy::config::cluster::v3::cluster as parts;
 use xebec_proto::envoy::config::core::v3 as core;
 use xebec_proto::envoy::config::endpoint::v3 as endpoint;
+use xebec_proto::envoy::extensions::clusters::common::dns::v3::DnsLookupFamily;
+use xebec_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
 use xebec_proto::envoy::extensions::upstreams::http::v3 as upstream;
 use xebec_proto::envoy::extensions::upstreams::http::v3::http_protocol_options as http_options;
 use xebec_proto::envoy::r#type::v3 as envoy_type;
@@ -24,6 +26,8 @@ use crate::model::{Port, Protocol, Service};
 const HTTP_OPTIONS: &str = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions";
 /// Istio's "no limit": Envoy's own defaults of 1024 would be limits that nobody asked for.
 const UNLIMITED: u32 = u32::MAX;
+/// Istio's bound for how much later than due a name is asked for.
+const DNS_JITTER: Duration = Duration::from_millis(100);
 
 /// A list of endpoints.
 pub use endpoint::ClusterLoadAssignment as LoadAssignment;
@@ -52,6 +56,8 @@ pub struct Defaults<'a> {
     pub h2_upgrade: H2UpgradePolicy,
     /// TCP keep-alive.
     pub keepalive: Option<&'a TcpKeepalive>,
+    /// How often names are resolved whose answers do not say how long they hold.
+    pub dns_refresh_rate: Duration,
 }
 
 /// Everything that an outbound cluster is made of.
@@ -110,7 +116,12 @@ pub fn outbound(from: Outbound<'_>) -> cluster::Cluster {
         made.typed_extension_protocol_options = [(HTTP_OPTIONS.to_owned(), any(&options))].into();
     }
     if !matches!(discovery_of(&made), parts::DiscoveryType::OriginalDst) {
-        balance(&mut made, policy.load_balancer);
+        balance(&mut made, policy);
+        // The platforms say which endpoints are well. Where too few are, that is no reason to use the others as well.
+        made.common_lb_config.get_or_insert_with(|| parts::CommonLbConfig {
+            healthy_panic_threshold: Some(envoy_type::Percent { value: 0.0 }),
+            ..Default::default()
+        });
         if matches!(spread, Spread::Distribute(_)) {
             made.common_lb_config.get_or_insert_default().locality_config_specifier =
                 Some(parts::common_lb_config::LocalityConfigSpecifier::LocalityWeightedLbConfig(
@@ -166,32 +177,30 @@ pub fn black_hole(name: &str, defaults: Defaults<'_>) -> cluster::Cluster {
 }
 
 fn base(name: String, discovery: Discovery, defaults: Defaults<'_>, policy: &Policy<'_>) -> cluster::Cluster {
-    use parts::DiscoveryType;
+    use parts::{ClusterDiscoveryType, DiscoveryType};
     let tcp = policy.connection_pool.and_then(|p| p.tcp.as_ref());
     let connect_timeout = tcp.and_then(|t| t.connect_timeout).map_or(defaults.connect_timeout, |t| t.0);
+    let of_type = |kind: DiscoveryType| ClusterDiscoveryType::Type(kind as i32);
     let (kind, load_assignment) = match discovery {
-        Discovery::Pushed => (DiscoveryType::Eds, None),
-        Discovery::StrictDns(list) => (DiscoveryType::StrictDns, Some(list)),
-        Discovery::LogicalDns(list) => (DiscoveryType::LogicalDns, Some(list)),
-        Discovery::OriginalDst => (DiscoveryType::OriginalDst, None),
-        Discovery::Static(list) => (DiscoveryType::Static, Some(list)),
+        Discovery::Pushed => (of_type(DiscoveryType::Eds), None),
+        Discovery::StrictDns(list) => (by_dns(false, defaults), Some(list)),
+        Discovery::LogicalDns(list) => (by_dns(true, defaults), Some(list)),
+        Discovery::OriginalDst => (of_type(DiscoveryType::OriginalDst), None),
+        Discovery::Static(list) => (of_type(DiscoveryType::Static), Some(list)),
     };
     let keepalive = tcp.and_then(|t| t.tcp_keepalive.as_ref()).or(defaults.keepalive);
     cluster::Cluster {
         alt_stat_name: format!("{name};"),
-        eds_cluster_config: (kind == DiscoveryType::Eds)
+        eds_cluster_config: (kind == of_type(DiscoveryType::Eds))
             .then(|| parts::EdsClusterConfig { eds_config: Some(ads()), service_name: name.clone() }),
         connect_timeout: Some(duration(connect_timeout)),
-        lb_policy: match kind {
-            DiscoveryType::OriginalDst => parts::LbPolicy::ClusterProvided as i32,
-            _ => parts::LbPolicy::LeastRequest as i32,
+        lb_policy: if kind == of_type(DiscoveryType::OriginalDst) {
+            parts::LbPolicy::ClusterProvided as i32
+        } else {
+            parts::LbPolicy::LeastRequest as i32
         },
         load_assignment,
         circuit_breakers: Some(circuit_breakers(policy.connection_pool, policy.retry_budget)),
-        dns_lookup_family: match kind {
-            DiscoveryType::StrictDns | DiscoveryType::LogicalDns => parts::DnsLookupFamily::V4Preferred as i32,
-            _ => parts::DnsLookupFamily::Auto as i32,
-        },
         outlier_detection: policy.outlier_detection.map(outlier_detection),
         // Where endpoints are avoided one by one, avoiding too many must not mean using all of them again.
         common_lb_config: policy.outlier_detection.map(|o| parts::CommonLbConfig {
@@ -206,10 +215,26 @@ fn base(name: String, discovery: Discovery, defaults: Defaults<'_>, policy: &Pol
             }),
             ..Default::default()
         }),
-        cluster_discovery_type: Some(parts::ClusterDiscoveryType::Type(kind as i32)),
+        cluster_discovery_type: Some(kind),
         name,
         ..Default::default()
     }
+}
+
+/// Discovery by DNS: names are asked for again when their answers expire, a little apart so that not all proxies ask at once. All
+/// addresses of a name may be one endpoint, of which connections take whichever address comes first.
+fn by_dns(as_one: bool, defaults: Defaults<'_>) -> parts::ClusterDiscoveryType {
+    parts::ClusterDiscoveryType::ClusterType(parts::CustomClusterType {
+        name: "envoy.clusters.dns".to_owned(),
+        typed_config: Some(any(&DnsCluster {
+            dns_refresh_rate: Some(duration(defaults.dns_refresh_rate)),
+            respect_dns_ttl: true,
+            dns_jitter: Some(duration(DNS_JITTER)),
+            dns_lookup_family: DnsLookupFamily::V4Preferred as i32,
+            all_addresses_in_single_endpoint: as_one,
+            ..Default::default()
+        })),
+    })
 }
 
 fn discovery_of(made: &cluster::Cluster) -> parts::DiscoveryType {
@@ -361,9 +386,14 @@ fn outlier_detection(from: &OutlierDetection) -> cluster::OutlierDetection {
     }
 }
 
-fn balance(made: &mut cluster::Cluster, settings: Option<&LoadBalancerSettings>) {
+fn balance(made: &mut cluster::Cluster, policy: &Policy<'_>) {
     use parts::{LbConfig, LbPolicy};
-    let Some(settings) = settings else { return };
+    if policy.by_client_address {
+        made.lb_policy = LbPolicy::RingHash as i32;
+        made.lb_config = Some(ring_of(None));
+        return;
+    }
+    let Some(settings) = policy.load_balancer else { return };
     if let Some(hash) = &settings.consistent_hash {
         let (policy, config) = match (&hash.ring_hash, &hash.maglev) {
             (_, Some(maglev)) => (
@@ -374,13 +404,7 @@ fn balance(made: &mut cluster::Cluster, settings: Option<&LoadBalancerSettings>)
             ),
             (ring, None) => {
                 let size = ring.as_ref().and_then(|r| r.minimum_ring_size).or(hash.minimum_ring_size);
-                (
-                    LbPolicy::RingHash,
-                    LbConfig::RingHashLbConfig(parts::RingHashLbConfig {
-                        minimum_ring_size: Some(google::UInt64Value { value: size.filter(|s| *s > 0).unwrap_or(1024) }),
-                        ..Default::default()
-                    }),
-                )
+                (LbPolicy::RingHash, ring_of(size))
             }
         };
         made.lb_policy = policy as i32;
@@ -405,6 +429,13 @@ fn balance(made: &mut cluster::Cluster, settings: Option<&LoadBalancerSettings>)
             });
         }
     }
+}
+
+fn ring_of(size: Option<u64>) -> parts::LbConfig {
+    parts::LbConfig::RingHashLbConfig(parts::RingHashLbConfig {
+        minimum_ring_size: Some(google::UInt64Value { value: size.filter(|s| *s > 0).unwrap_or(1024) }),
+        ..Default::default()
+    })
 }
 
 fn slow_start(settings: &LoadBalancerSettings) -> Option<parts::SlowStartConfig> {

@@ -24,8 +24,8 @@ use xebec_proto::prost::{Message, Name};
 use super::{Draft, View, gateway, grpc, inbound, outbound};
 use crate::mesh::{Change, Mesh, MeshService, apply};
 use crate::model::{
-    Address, Endpoint, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Service, ServiceKey,
-    Visibility,
+    Address, Distribution, Endpoint, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Service,
+    ServiceKey, Visibility,
 };
 use crate::proxy::{Interception, Proxy, ProxyKind};
 use crate::resources::{ResourceType, ShapeSnapshot};
@@ -90,10 +90,11 @@ impl MeshBuilder {
                 created: self.created,
                 registry: RegistryId("test".into()),
                 origin: None,
+                distribution: Distribution::default(),
             },
             endpoints: Vec::new(),
         });
-        let service = MeshService { service: Arc::new(made.service), endpoints: made.endpoints.into(), origin: None };
+        let service = MeshService::of(made.service, made.endpoints);
         self.changes.push(Change::Service(service.service.key.clone(), Some(Arc::new(service))));
         self
     }
@@ -180,6 +181,17 @@ impl ServiceBuilder {
         self
     }
 
+    pub fn distribution(mut self, distribution: Distribution) -> Self {
+        self.service.distribution = distribution;
+        self
+    }
+
+    /// Anything else about it.
+    pub fn with(mut self, change: impl FnOnce(&mut Service)) -> Self {
+        change(&mut self.service);
+        self
+    }
+
     pub fn resolution(mut self, resolution: Resolution) -> Self {
         self.service.resolution = resolution;
         self
@@ -202,6 +214,7 @@ impl ServiceBuilder {
             service_account: None,
             workload: None,
             network: "".into(),
+            node: None,
             health: Health::Healthy,
             app: BTreeMap::new(),
         };
@@ -244,6 +257,7 @@ fn client(kind: ProxyKind) -> Client {
             dns_domain: "default.svc.cluster.local".into(),
             labels: Labels::new(),
             locality: Locality::default(),
+            node: None,
             network: "".into(),
             cluster_id: "".into(),
             service_account: "".into(),
@@ -271,6 +285,11 @@ impl Client {
 
     pub fn locality(mut self, locality: &str) -> Self {
         self.proxy.locality = Locality::parse(locality);
+        self
+    }
+
+    pub fn node(mut self, node: &str) -> Self {
+        self.proxy.node = Some(node.into());
         self
     }
 
@@ -316,8 +335,12 @@ impl Client {
                 keys.extend(outbound::listener_keys(&view, service));
             }
         }
+        let proxies = outbound::proxy_tables(&view);
+        for table in &proxies {
+            tables.entry(Arc::clone(table)).or_default();
+        }
         for host in mesh.rule_only_hosts(&scope) {
-            for (table, hosts) in tables.iter_mut().filter(|(name, _)| matches!(&***name, "80" | "http_proxy")) {
+            for (table, hosts) in tables.iter_mut().filter(|(name, _)| &***name == "80" || proxies.contains(name)) {
                 hosts.extend(outbound::virtual_hosts(&view, table, &host));
             }
         }

@@ -60,7 +60,7 @@ fn translate(view: &View<'_>) -> (Vec<Draft>, Vec<Note>) {
     }
     let log = access_log(view.mesh);
     let mut places: BTreeMap<(&str, u16), Vec<Member<'_>>> = BTreeMap::new();
-    for gateway in view.mesh.gateways_for(view.labels()) {
+    for gateway in view.mesh.gateways_for(view.namespace(), view.labels()) {
         for server in &gateway.spec.servers {
             let number = view.shape.ports.get(&server.port.number).copied().unwrap_or(server.port.number);
             places.entry((server.bind.as_str(), number)).or_default().push(Member { gateway, server });

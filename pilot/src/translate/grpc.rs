@@ -61,9 +61,9 @@ pub fn inbound(shape: &InboundShape) -> Vec<Draft> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for instance in &shape.instances {
         let Address::Ip(ip) = instance.endpoint.address else { continue };
-        for port in instance.service.ports.iter().filter(|p| carries_requests(p)) {
-            let number = instance.endpoint.ports.get(&port.name).copied().unwrap_or(port.number);
-            let address = SocketAddr::new(ip, number);
+        let ports = instance.service.ports.iter().filter(|p| carries_requests(p) && instance.endpoint.serves(p));
+        for port in ports {
+            let address = SocketAddr::new(ip, instance.endpoint.port(port));
             if !addresses.contains(&address) {
                 addresses.push(address);
             }

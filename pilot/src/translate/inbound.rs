@@ -16,10 +16,11 @@ use xebec_proto::envoy::config::route::v3 as route;
 
 use super::cluster::{self, Discovery, one_address};
 use super::filters::{self, AccessLog, Http, Routes, Side};
+use super::policy::Policy;
 use super::route::everything;
 use super::wire::{bool_value, duration, encode, pipe, socket_address, u32_value};
-use super::{Draft, access_log, cluster_defaults, names, paths};
-use crate::mesh::Mesh;
+use super::{Draft, access_log, cluster_defaults, names, paths, protocol_of};
+use crate::mesh::{Mesh, MeshDestinationRule, Scope};
 use crate::model::{Address, Protocol};
 use crate::proxy::{InboundShape, Interception, ProxyKind};
 use crate::resources::ResourceType;
@@ -50,7 +51,7 @@ struct Port<'a> {
     /// The service's host and port, for the names of traces.
     operation: String,
     limits: Option<&'a ConnectionPoolSettings>,
-    origin: Option<SourceRef>,
+    origins: Vec<SourceRef>,
 }
 
 /// The listeners and clusters for calls to the workload of this shape.
@@ -66,7 +67,7 @@ pub fn resources(mesh: &Mesh, shape: &InboundShape) -> Vec<Draft> {
         let name = names::inbound_cluster(port.number);
         if named.insert(port.number) {
             let made = application_cluster(mesh, port, &name);
-            drafts.push(Draft::new(ResourceType::Cluster, name, encode(&made), port.origins()));
+            drafts.push(Draft::new(ResourceType::Cluster, name, encode(&made), port.origins.clone()));
         }
         if shape.interception == Interception::None {
             drafts.push(own_listener(mesh, port, log.as_ref()));
@@ -98,7 +99,7 @@ fn ports<'a>(mesh: &'a Mesh, shape: &'a InboundShape) -> Vec<Port<'a>> {
             let Some(port) = declared(ingress, shape) else { continue };
             add(Port {
                 limits: ingress.connection_pool.as_ref().or(limits),
-                origin: Some(sidecar.meta.source.clone()),
+                origins: vec![sidecar.meta.source.clone()],
                 ..port
             });
         }
@@ -109,10 +110,15 @@ fn ports<'a>(mesh: &'a Mesh, shape: &'a InboundShape) -> Vec<Port<'a>> {
         .inbound_traffic_policy
         .as_ref()
         .is_some_and(|p| p.mode == MeshInboundTrafficPolicyMode::Localhost);
+    // As a DestinationRule limits what others send here, so it limits what is passed on.
+    let scope = Scope::namespace(&shape.namespace);
+    let rule_of = |service| mesh.destination_rule_for(service, &scope).map(|rule| &**rule);
     for instance in &shape.instances {
         let Address::Ip(bind) = instance.endpoint.address else { continue };
-        for port in instance.service.ports.iter().filter(|p| p.protocol != Protocol::Udp) {
-            let number = instance.endpoint.ports.get(&port.name).copied().unwrap_or(port.number);
+        let rule: Option<&MeshDestinationRule> = rule_of(&instance.service);
+        let served = |p: &&crate::model::Port| p.protocol != Protocol::Udp && instance.endpoint.serves(p);
+        for port in instance.service.ports.iter().filter(served) {
+            let number = instance.endpoint.port(port);
             let application = match instance.endpoint.app.get(&port.name) {
                 Some(address) => Application::At(*address),
                 // The proxy would call itself.
@@ -120,14 +126,16 @@ fn ports<'a>(mesh: &'a Mesh, shape: &'a InboundShape) -> Vec<Port<'a>> {
                 None if localhost => Application::At(SocketAddr::new(Ipv4Addr::LOCALHOST.into(), number)),
                 None => Application::Original,
             };
+            let policy = Policy::of(rule.map(|r| &r.spec), None, port.number);
+            let ruled = rule.filter(|_| limits.is_none() && policy.connection_pool.is_some());
             add(Port {
                 bind,
                 number,
-                protocol: port.protocol,
+                protocol: protocol_of(port),
                 application,
                 operation: format!("{}:{}", instance.service.key.hostname, port.number),
-                limits,
-                origin: None,
+                limits: limits.or(policy.connection_pool),
+                origins: ruled.map(|r| r.origins.clone()).unwrap_or_default(),
             });
         }
     }
@@ -157,7 +165,7 @@ fn declared<'a>(ingress: &IstioIngressListener, shape: &InboundShape) -> Option<
         application,
         operation: format!("{}:{number}", shape.namespace),
         limits: None,
-        origin: None,
+        origins: Vec::new(),
     })
 }
 
@@ -188,7 +196,7 @@ fn own_listener(mesh: &Mesh, port: &Port<'_>, log: Option<&AccessLog>) -> Draft 
     let name = names::listener(port.bind, port.number);
     let chains = chains(mesh, port, &name, log, None);
     let made = assemble(mesh, name.clone(), socket_address(port.bind, port.number), chains);
-    Draft::new(ResourceType::Listener, name, encode(&made), port.origins())
+    Draft::new(ResourceType::Listener, name, encode(&made), port.origins.clone())
 }
 
 /// The listener that receives all captured calls.
@@ -208,7 +216,8 @@ fn virtual_inbound(mesh: &Mesh, shape: &InboundShape, ports: &[Port<'_>], log: O
         application_protocols: filters::sniffed_http(),
         ..Default::default()
     };
-    let http = connection_manager(mesh, names::VIRTUAL_INBOUND, cluster, cluster, "passthrough", log);
+    let table = table_to(cluster, cluster, "passthrough", Protocol::Auto);
+    let http = connection_manager(mesh, names::VIRTUAL_INBOUND, table, log);
     all.push(chain("virtualInbound-catchall-http", Some(catch_all), http));
     all.push(chain(names::VIRTUAL_INBOUND, None, filters::tcp_to(cluster, log)));
     let made = assemble(mesh, names::VIRTUAL_INBOUND.to_owned(), socket_address(ANY, number), all);
@@ -217,7 +226,7 @@ fn virtual_inbound(mesh: &Mesh, shape: &InboundShape, ports: &[Port<'_>], log: O
         transparent: if shape.interception == Interception::Tproxy { bool_value(true) } else { None },
         ..made
     };
-    let origins = ports.iter().flat_map(Port::origins).collect();
+    let origins = ports.iter().flat_map(|p| p.origins.iter().cloned()).collect();
     Draft::new(ResourceType::Listener, names::VIRTUAL_INBOUND, encode(&made), origins)
 }
 
@@ -254,7 +263,8 @@ fn chains(
     let cluster = names::inbound_cluster(port.number);
     let on_port = destination_port
         .map(|number| listener::FilterChainMatch { destination_port: u32_value(number.into()), ..Default::default() });
-    let http = || connection_manager(mesh, name, &cluster, &cluster, &port.operation, log);
+    let table = table_to(&cluster, &cluster, &port.operation, port.protocol);
+    let http = || connection_manager(mesh, name, table, log);
     match port.protocol {
         Protocol::Auto => {
             let sniffed = listener::FilterChainMatch {
@@ -280,15 +290,13 @@ fn chain(
 fn connection_manager(
     mesh: &Mesh,
     listener: &str,
-    table: &str,
-    cluster: &str,
-    operation: &str,
+    table: route::RouteConfiguration,
     log: Option<&AccessLog>,
 ) -> listener::Filter {
     filters::http_connection_manager(Http {
         side: Side::Inbound,
         stat_prefix: format!("inbound_{listener}"),
-        routes: Routes::Inline(Box::new(table_to(table, cluster, operation))),
+        routes: Routes::Inline(Box::new(table)),
         grpc_web: false,
         http10: false,
         trusted_hops: 0,
@@ -298,13 +306,13 @@ fn connection_manager(
 }
 
 /// A route table that sends everything to the application.
-fn table_to(name: &str, cluster: &str, operation: &str) -> route::RouteConfiguration {
+fn table_to(name: &str, cluster: &str, operation: &str, protocol: Protocol) -> route::RouteConfiguration {
     use route::route_action::ClusterSpecifier;
     let port = cluster.split('|').nth(1).unwrap_or("passthrough");
     let action = route::RouteAction {
         cluster_specifier: Some(ClusterSpecifier::Cluster(cluster.to_owned())),
-        // The application may close an idle connection just when a request is sent on it.
-        retry_policy: Some(route::RetryPolicy {
+        // The application may close an idle connection just when a request is sent on it. Clients of gRPC see to that themselves.
+        retry_policy: (!matches!(protocol, Protocol::Grpc | Protocol::GrpcWeb)).then(|| route::RetryPolicy {
             retry_on: "reset-before-request".to_owned(),
             num_retries: u32_value(2),
             ..Default::default()
@@ -327,13 +335,5 @@ fn table_to(name: &str, cluster: &str, operation: &str) -> route::RouteConfigura
         }],
         validate_clusters: bool_value(false),
         ..Default::default()
-    }
-}
-
-// === impl Port ===
-
-impl Port<'_> {
-    fn origins(&self) -> Vec<SourceRef> {
-        self.origin.iter().cloned().collect()
     }
 }

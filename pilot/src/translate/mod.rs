@@ -47,7 +47,7 @@ use xebec_galley::spec::{
 pub use notes::notes;
 
 use crate::mesh::{Mesh, MeshDestinationRule, MeshService, Scope};
-use crate::model::Labels;
+use crate::model::{Labels, Port, Protocol};
 use crate::proxy::{Interception, OutboundShape, ProxyKind};
 use crate::resources::{Encoded, ResourceType};
 
@@ -173,6 +173,16 @@ fn access_log(mesh: &Mesh) -> Option<filters::AccessLog> {
     Some(filters::AccessLog { path: settings.access_log_file.clone(), format })
 }
 
+/// What a port is taken to speak. One that does not say is told from the first bytes, except where servers speak first, or where
+/// clients may: looking would wait for ever.
+fn protocol_of(port: &Port) -> Protocol {
+    const NEVER_SNIFFED: [u16; 4] = [25, 53, 3306, 27017];
+    match port.protocol {
+        Protocol::Auto if NEVER_SNIFFED.contains(&port.number) => Protocol::Tcp,
+        said => said,
+    }
+}
+
 /// How the mesh makes paths canonical.
 fn paths(mesh: &Mesh) -> PathNormalizationType {
     mesh.settings.path_normalization.as_ref().map(|p| p.normalization).unwrap_or_default()
@@ -185,5 +195,6 @@ fn cluster_defaults(mesh: &Mesh) -> cluster::Defaults<'_> {
         connect_timeout: settings.connect_timeout.filter(|t| !t.is_zero()).map_or(Duration::from_secs(10), |t| t.0),
         h2_upgrade: settings.h2_upgrade_policy,
         keepalive: settings.tcp_keepalive.as_ref(),
+        dns_refresh_rate: settings.dns_refresh_rate.filter(|t| !t.is_zero()).map_or(Duration::from_secs(60), |t| t.0),
     }
 }

@@ -1,14 +1,16 @@
 //! What operators wrote and translation does not do, or cannot do: said once per document, by name and place.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use xebec_galley::spec::{ClientTlsMode, Destination, HttpRoute, TrafficPolicy};
+use xebec_galley::spec::{ClientTlsMode, Destination, HttpRoute, TcpRoute, TrafficPolicy};
 
-use super::Note;
-use crate::mesh::{Mesh, MeshDestinationRule, MeshVirtualService, Scope};
+use super::route::is_claim;
+use super::{Note, protocol_of};
+use crate::mesh::{Conflict, MESH_GATEWAY, Mesh, MeshDestinationRule, MeshService, MeshVirtualService, Scope};
+use crate::model::{Port, Protocol, Visibility};
 
-/// Remarks about every VirtualService and DestinationRule of the mesh, sorted by place. What only a gateway can know is in
-/// [`gateway::notes`](super::gateway::notes).
+/// Remarks about every VirtualService and DestinationRule of the mesh, and about services that several registries contradict each
+/// other in, sorted by place. What only a gateway can know is in [`gateway::notes`](super::gateway::notes).
 pub fn notes(mesh: &Mesh) -> Vec<Note> {
     let mut found = BTreeSet::new();
     for rule in mesh.virtual_services() {
@@ -16,6 +18,7 @@ pub fn notes(mesh: &Mesh) -> Vec<Note> {
     }
     let mut seen = BTreeSet::new();
     for service in mesh.services() {
+        found.extend(service.conflicts.iter().map(|conflict| of_conflict(service, conflict)));
         let scope = Scope::namespace(&service.service.key.namespace);
         if let Some(rule) = mesh.destination_rule_for(&service.service, &scope)
             && seen.insert(rule.key.clone())
@@ -23,7 +26,66 @@ pub fn notes(mesh: &Mesh) -> Vec<Note> {
             of_destination_rule(rule, &mut found);
         }
     }
+    of_shared_ports(mesh, &mut found);
     found.into_iter().collect()
+}
+
+/// Services that a client cannot tell apart: bytes to one port, and no address by which to know whom they are meant for.
+fn of_shared_ports(mesh: &Mesh, found: &mut BTreeSet<Note>) {
+    let mut shared: BTreeMap<u16, Vec<(&MeshService, Protocol)>> = BTreeMap::new();
+    for service in mesh.services().filter(|s| s.service.addresses.is_empty()) {
+        for port in &service.service.ports {
+            let protocol = protocol_of(port);
+            if protocol.is_tcp() || protocol == Protocol::Auto {
+                shared.entry(port.number).or_default().push((service, protocol));
+            }
+        }
+    }
+    for (port, mut services) in shared.into_iter().filter(|(_, services)| services.len() > 1) {
+        services.sort_by_key(|(s, _)| (s.service.created, &s.service.key));
+        for (index, (service, protocol)) in services.iter().enumerate() {
+            // Bytes that no port declares go to a port that does, whichever is older.
+            let before = if *protocol == Protocol::Auto { services.len() } else { index };
+            let stronger = services[..before].iter().find(|(other, as_what)| {
+                as_what.is_tcp()
+                    && other.service.key != service.service.key
+                    && overlap(&other.service.visibility, &service.service.visibility)
+            });
+            let Some((other, _)) = stronger else { continue };
+            let key = &service.service.key;
+            let written = other.origin.as_ref().map(|origin| format!(" ({origin})")).unwrap_or_default();
+            found.insert(Note {
+                origin: service.origin.clone(),
+                subject: format!("service {}/{} port {port}", key.namespace, key.hostname),
+                text: format!(
+                    "its TCP connections cannot be told from those to {}{written} on the same port, and go there: neither has \
+                     `addresses`, and of those the oldest that declares TCP gets all; give both addresses, or different ports",
+                    other.service.key
+                ),
+            });
+        }
+    }
+}
+
+/// Whether some client sees both.
+fn overlap(one: &Visibility, other: &Visibility) -> bool {
+    match one {
+        Visibility::Public => *other != Visibility::Namespaces(Vec::new()),
+        Visibility::Namespaces(list) => list.iter().any(|namespace| other.includes(namespace)),
+    }
+}
+
+fn of_conflict(service: &MeshService, conflict: &Conflict) -> Note {
+    let key = &service.service.key;
+    let Conflict { what, kept, kept_by, lost, lost_by } = conflict;
+    Note {
+        origin: service.origin.clone(),
+        subject: format!("service {}/{} {what}", key.namespace, key.hostname),
+        text: format!(
+            "{kept_by} registers {kept} and {lost_by} registers {lost}; the older registration, that of {kept_by}, holds; \
+             make them say the same, or give one of them another hostname"
+        ),
+    }
 }
 
 fn of_virtual_service(mesh: &Mesh, rule: &MeshVirtualService, found: &mut BTreeSet<Note>) {
@@ -61,6 +123,19 @@ fn of_virtual_service(mesh: &Mesh, rule: &MeshVirtualService, found: &mut BTreeS
             }
         }
     }
+    for (list, wanted, matched) in [
+        ("tls", "TLS or HTTPS", spec.tls.iter().flat_map(|r| &r.matches).map(|m| m.port).collect::<Vec<_>>()),
+        ("tcp", "TCP, or none", spec.tcp.iter().flat_map(ports_of_tcp).collect()),
+    ] {
+        if let Some(host) = unreachable(mesh, rule, &scope, &matched, list == "tls") {
+            say(
+                list.into(),
+                format!(
+                    "no port of {host} that these routes match has a protocol for them, which is {wanted}; they have no effect"
+                ),
+            );
+        }
+    }
     for (index, tcp) in spec.tcp.iter().enumerate() {
         if tcp.matches.iter().any(|m| !m.source_subnet.is_empty()) {
             say(
@@ -69,6 +144,41 @@ fn of_virtual_service(mesh: &Mesh, rule: &MeshVirtualService, found: &mut BTreeS
             );
         }
     }
+}
+
+fn ports_of_tcp(route: &TcpRoute) -> Vec<Option<u16>> {
+    if route.matches.is_empty() { vec![None] } else { route.matches.iter().map(|m| m.port).collect() }
+}
+
+/// The first host of a rule, when routes for connections are for ports `matched` and none of its services has such a port that carries
+/// connections by server name, or not by it. Hosts that are no services, and what gateways do, are not judged here.
+fn unreachable(
+    mesh: &Mesh,
+    rule: &MeshVirtualService,
+    scope: &Scope,
+    matched: &[Option<u16>],
+    tls: bool,
+) -> Option<String> {
+    if matched.is_empty() || !rule.serves_mesh() || rule.gateways.iter().any(|g| **g != *MESH_GATEWAY) {
+        return None;
+    }
+    let written = rule.resource.spec.hosts.first()?;
+    let services: Vec<&MeshService> = rule
+        .resource
+        .spec
+        .hosts
+        .iter()
+        .filter_map(|host| mesh.service_in(&mesh.resolve_host(host, rule.namespace(), scope), scope))
+        .map(|service| &**service)
+        .collect();
+    let carried = |port: &Port| {
+        let protocol = protocol_of(port);
+        let fits = if tls { protocol.is_tls() } else { protocol.is_tcp() || protocol == Protocol::Auto };
+        fits && matched.iter().any(|number| number.is_none_or(|number| number == port.number))
+    };
+    let reached = services.len() < rule.resource.spec.hosts.len()
+        || services.iter().any(|s| s.service.ports.iter().any(&carried));
+    (!reached).then(|| written.clone())
 }
 
 fn of_route(http: &HttpRoute) -> Vec<String> {
@@ -91,8 +201,10 @@ fn of_route(http: &HttpRoute) -> Vec<String> {
         }
     }
     let claims = http.matches.iter().flat_map(|m| m.headers.keys().chain(m.without_headers.keys()));
-    if claims.into_iter().any(|name| name.starts_with("@request.auth.claims")) {
-        said.push("conditions on token claims never hold: tokens are not checked yet".into());
+    if claims.into_iter().any(|name| is_claim(name)) {
+        said.push(
+            "conditions on token claims never hold, in `withoutHeaders` neither: tokens are not checked yet".into(),
+        );
     }
     said
 }

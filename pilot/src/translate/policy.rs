@@ -7,6 +7,7 @@ use xebec_galley::spec::{
 use xebec_proto::envoy::config::route::v3::route_action::{HashPolicy, hash_policy};
 
 use super::wire::duration;
+use crate::model::Distribution;
 
 /// The blocks of a policy that hold; an absent block is at its default.
 #[derive(Debug, Clone, Copy, Default)]
@@ -25,6 +26,8 @@ pub struct Policy<'a> {
     pub proxy_protocol: Option<&'a ProxyProtocol>,
     /// Limits of retries.
     pub retry_budget: Option<&'a RetryBudget>,
+    /// The service's platform wants one client address to stay with one endpoint, and no rule says how endpoints are chosen.
+    pub by_client_address: bool,
 }
 
 // === impl Policy ===
@@ -40,6 +43,14 @@ impl<'a> Policy<'a> {
             policy.overlay(part, port);
         }
         policy
+    }
+
+    /// With what the service's platform wants, where no rule chooses a load balancer.
+    pub fn on(self, distribution: &Distribution) -> Self {
+        let chosen = self.load_balancer.is_some_and(|lb| {
+            lb.consistent_hash.is_some() || lb.simple.is_some_and(|simple| simple != SimpleLb::Unspecified)
+        });
+        Self { by_client_address: distribution.by_client_address && !chosen, ..self }
     }
 
     /// Replaces the blocks that `with` has; settings for the port replace all of the blocks that a port may have, so that
@@ -77,19 +88,25 @@ impl<'a> Policy<'a> {
 
     /// Whether endpoints are chosen by a hash of the request.
     pub fn is_sticky(&self) -> bool {
-        self.load_balancer.is_some_and(|lb| lb.consistent_hash.is_some())
+        self.by_client_address || self.load_balancer.is_some_and(|lb| lb.consistent_hash.is_some())
     }
 
     /// Whether endpoints are chosen by the client's address.
     pub fn hashes_source_ip(&self) -> bool {
-        self.load_balancer
-            .and_then(|lb| lb.consistent_hash.as_ref())
-            .is_some_and(|hash| hash.use_source_ip == Some(true))
+        self.by_client_address
+            || self
+                .load_balancer
+                .and_then(|lb| lb.consistent_hash.as_ref())
+                .is_some_and(|hash| hash.use_source_ip == Some(true))
     }
 
     /// What of a request is hashed. Envoy keeps this on the route, not on the cluster.
     pub fn hash_policy(&self) -> Option<HashPolicy> {
         use hash_policy::PolicySpecifier;
+        let by_address = PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true });
+        if self.by_client_address {
+            return Some(HashPolicy { terminal: false, policy_specifier: Some(by_address) });
+        }
         let hash = self.load_balancer?.consistent_hash.as_ref()?;
         let specifier = if let Some(name) = &hash.http_header_name {
             PolicySpecifier::Header(hash_policy::Header { header_name: name.clone(), regex_rewrite: None })
@@ -105,7 +122,7 @@ impl<'a> Policy<'a> {
                     .collect(),
             })
         } else if hash.use_source_ip == Some(true) {
-            PolicySpecifier::ConnectionProperties(hash_policy::ConnectionProperties { source_ip: true })
+            by_address
         } else {
             let name = hash.http_query_parameter_name.clone()?;
             PolicySpecifier::QueryParameter(hash_policy::QueryParameter { name })

@@ -8,8 +8,8 @@ use serde_json::{Value, json};
 use xebec_galley::{Config, ConfigEvent, Kind, Meta, Resource, ResourceKey, SourceRef};
 
 use crate::model::{
-    Address, Endpoint, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Service, ServiceKey,
-    Visibility,
+    Address, Distribution, Endpoint, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Service,
+    ServiceKey, Visibility,
 };
 use crate::proxy::Proxy;
 use crate::resources::{ResourceType, ShapeSnapshot};
@@ -58,6 +58,7 @@ pub fn service(host: &str, namespace: &str, ports: &[(u16, Protocol)]) -> Servic
         created: 0,
         registry: registry(),
         origin: None,
+        distribution: Distribution::default(),
     }
 }
 
@@ -71,6 +72,7 @@ pub fn endpoint(ip: &str, workload: Option<&str>) -> Endpoint {
         service_account: None,
         workload: workload.map(Arc::from),
         network: "".into(),
+        node: None,
         health: Health::Healthy,
         app: BTreeMap::new(),
     }

@@ -10,7 +10,10 @@ use xebec_galley::{ConfigEvent, Kind};
 use super::model::*;
 use crate::engine::state::State;
 use crate::engine::translate_once;
-use crate::model::{Protocol, Resolution, ServiceKey, Visibility};
+use crate::model::{
+    Distribution, Endpoint, Health, Locality, Prefer, Protocol, RegistryId, Resolution, ServiceKey, Visibility,
+    WorkloadKey,
+};
 use crate::proxy::Proxy;
 use crate::registry::RegistryEvent;
 use crate::xds::shape::ShapeLease;
@@ -64,7 +67,7 @@ impl Dice {
 
 fn proxies() -> Vec<Arc<Proxy>> {
     vec![
-        proxy("sidecar", "10.0.0.1", "w1", "default", json!({"LABELS": {"app": "a"}}), true),
+        proxy("sidecar", "10.0.0.1", "w1", "default", json!({"LABELS": {"app": "a"}, "NODE_NAME": "n1"}), true),
         proxy("sidecar", "10.0.0.2", "w2", "default", json!({"LABELS": {"app": "b"}}), false),
         proxy("sidecar", "10.0.0.3", "w3", "other", json!({}), true),
         proxy(
@@ -76,22 +79,40 @@ fn proxies() -> Vec<Arc<Proxy>> {
             true,
         ),
         proxy("sidecar", "127.0.0.7", "w5", "default", json!({"INTERCEPTION_MODE": "NONE"}), false),
-        proxy("router", "10.0.0.4", "gw", "istio-system", json!({"LABELS": {"istio": "gw"}}), true),
+        proxy("router", "10.0.0.4", "gw", "istio-system", json!({"LABELS": {"istio": "gw"}, "NODE_NAME": "n2"}), true),
         proxy("sidecar", "10.0.0.5", "w6", "default", json!({"GENERATOR": "grpc"}), false),
     ]
+}
+
+/// Two registries that often know the same services.
+const REGISTRIES: [&str; 2] = ["test", "second"];
+
+fn random_endpoint(dice: &mut Dice) -> Endpoint {
+    let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "127.0.0.7", "10.0.0.5", "10.1.1.1"];
+    let workloads = [None, Some("w4"), Some("w5"), Some("w1")];
+    let mut made = endpoint(dice.of(&ips), dice.of(&workloads));
+    let healths = [Health::Healthy, Health::Healthy, Health::Degraded, Health::Unhealthy, Health::Draining];
+    made.health = dice.of(&healths);
+    made.node = dice.of(&[None, Some("n1"), Some("n2")]).map(Arc::from);
+    made.locality = Locality::parse(dice.of(&["r1/z1", "r1/z2"]));
+    if dice.roll(3) == 0 {
+        made.ports = [(Arc::from(dice.of(&["p80", "p9080"])), dice.of(&[0, 0, 8080]))].into();
+    }
+    made
 }
 
 fn registry_change(dice: &mut Dice) -> Vec<RegistryEvent> {
     let (host, namespace) = dice.of(&HOSTS);
     let key = ServiceKey::new(host, namespace);
-    match dice.roll(6) {
+    let workload = |dice: &mut Dice| WorkloadKey { namespace: namespace.into(), name: dice.of(&["p1", "p2"]).into() };
+    match dice.roll(8) {
         0 => vec![RegistryEvent::RemoveService(key)],
         1 | 2 => {
-            let ips = ["10.0.0.1", "10.0.0.2", "10.0.0.3", "127.0.0.7", "10.0.0.5", "10.1.1.1"];
-            let workloads = [None, Some("w4"), Some("w5"), Some("w1")];
-            let endpoints: Vec<_> = (0..dice.roll(4)).map(|_| endpoint(dice.of(&ips), dice.of(&workloads))).collect();
+            let endpoints: Vec<_> = (0..dice.roll(4)).map(|_| random_endpoint(dice)).collect();
             vec![RegistryEvent::ReplaceEndpoints(key, endpoints.into())]
         }
+        3 if dice.half() => vec![RegistryEvent::RemoveWorkload(workload(dice))],
+        3 => vec![RegistryEvent::UpsertWorkload(workload(dice), Arc::new(random_endpoint(dice)))],
         _ => {
             let ports = [
                 (80, Protocol::Http),
@@ -124,6 +145,17 @@ fn registry_change(dice: &mut Dice) -> Vec<RegistryEvent> {
             }
             if dice.half() {
                 made.aliases = vec![dice.of(&["also-a", "b", "alias.example.com"]).into()];
+            }
+            // Rarely, so that shapes go back and forth between caring where a client is and not.
+            if dice.roll(4) == 0 {
+                made.distribution = Distribution {
+                    by_client_address: dice.half(),
+                    prefer: dice.of(&[Prefer::None, Prefer::None, Prefer::Zone, Prefer::Node]),
+                    node_local: dice.roll(3) == 0,
+                };
+            }
+            if dice.roll(4) == 0 {
+                made.ports.iter_mut().for_each(|p| p.name = format!("other{}", p.number).into());
             }
             if dice.roll(4) == 0 {
                 made.visibility = Visibility::Namespaces(vec![dice.of(&NAMESPACES).into()]);
@@ -171,7 +203,8 @@ fn destination_rule(dice: &mut Dice) -> Value {
     if dice.half() {
         spec["subsets"] = json!([{"name": "v1", "labels": {"version": "v1"}}]);
     }
-    spec["trafficPolicy"] = match dice.roll(6) {
+    spec["trafficPolicy"] = match dice.roll(7) {
+        6 => json!({"loadBalancer": {"localityLbSetting": {"enabled": dice.half()}}}),
         0 => json!({"loadBalancer": {"consistentHash": {"httpHeaderName": "x-user"}}}),
         1 => json!({"loadBalancer": {"consistentHash": {"useSourceIp": true}}}),
         2 => json!({"outlierDetection": {"consecutive5xxErrors": 3}}),
@@ -194,8 +227,7 @@ fn sidecar_resource(dice: &mut Dice) -> Value {
         spec["workloadSelector"] = json!({"labels": {"app": dice.of(&["a", "b"])}});
     }
     if dice.roll(3) == 0 {
-        let listener =
-            json!({"port": {"number": 9080, "protocol": dice.of(&["HTTP", "TCP"]), "name": "x"}, "hosts": ["./*"]});
+        let listener = json!({"port": {"number": 9080, "protocol": dice.of(&["HTTP", "TCP", "HTTP_PROXY"]), "name": "x"}, "hosts": ["./*"]});
         spec["egress"].as_array_mut().unwrap().push(listener);
     }
     if dice.roll(3) == 0 {
@@ -265,8 +297,15 @@ fn step(state: &mut State, seed: u64) {
     let mut dice = Dice(seed);
     for _ in 0..=dice.roll(3) {
         match dice.roll(20) {
-            0..=7 => state.registry(&registry(), registry_change(&mut dice), SystemTime::UNIX_EPOCH),
-            8..=18 => state.config(config_change(&mut dice)),
+            0..=8 => {
+                let id = RegistryId(dice.of(&REGISTRIES).into());
+                if dice.roll(12) == 0 {
+                    state.catalog.remove_registry(&id);
+                } else {
+                    state.registry(&id, registry_change(&mut dice), SystemTime::UNIX_EPOCH);
+                }
+            }
+            9..=18 => state.config(config_change(&mut dice)),
             _ => {
                 let settings = json!({
                     "outboundTrafficPolicy": {"mode": dice.of(&["REGISTRY_ONLY", "ALLOW_ANY"])},

@@ -139,6 +139,40 @@ fn a_workload_that_gains_an_endpoint_gets_inbound_resources_and_others_do_not() 
 }
 
 #[test]
+fn a_changed_destination_rule_limits_the_workloads_that_it_means() {
+    let mut state = mesh_of(3);
+    let mut serve = |n: usize, ip: &str| {
+        let key = ServiceKey::new(&host(n), "default");
+        let event = RegistryEvent::ReplaceEndpoints(key, vec![endpoint(ip, None)].into());
+        state.registry(&registry(), vec![event], SystemTime::UNIX_EPOCH);
+        state.commit(Instant::now());
+        let mesh = Arc::clone(&state.mesh);
+        state.live.attach(&mesh, proxy("sidecar", ip, "w", "default", serde_json::json!({}), true)).0
+    };
+    let (own, other) = (serve(1, "10.77.0.1"), serve(2, "10.77.0.2"));
+    let inbound = |l: &ShapeLease| {
+        l.shape().snapshot().set(ResourceType::Cluster).get("inbound|9080||").map(|cluster| cluster.version)
+    };
+    let (before, untouched) = (inbound(&own), inbound(&other));
+    assert!(before.is_some() && untouched.is_some());
+    let mut limit = |host: &str, most: i32| {
+        let spec =
+            serde_json::json!({"host": host, "trafficPolicy": {"connectionPool": {"tcp": {"maxConnections": most}}}});
+        state.config(vec![document(Kind::DestinationRule, "default", "limits", spec)]);
+        state.commit(Instant::now());
+    };
+    limit(&host(1), 3);
+    let three = inbound(&own);
+    assert_ne!(three, before);
+    assert_eq!(inbound(&other), untouched);
+    limit("*", 4);
+    assert!(inbound(&own) != three && inbound(&own) != before);
+    assert_ne!(inbound(&other), untouched, "the wildcard means it as well");
+    limit(&host(3), 4);
+    assert_eq!((inbound(&own), inbound(&other)), (before, untouched));
+}
+
+#[test]
 fn proxies_that_are_gone_leave_nothing_behind() {
     let mut state = mesh_of(3);
     let mesh = Arc::clone(&state.mesh);

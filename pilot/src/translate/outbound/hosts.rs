@@ -1,7 +1,8 @@
 //! Route tables and their virtual hosts.
 //!
 //! A table is named after its port (`9080`), or `http_proxy` for the explicit HTTP proxy, which knows every host under `host:port`, or
-//! `host:port` for one service behind a virtual address whose protocol is found out by looking.
+//! `host:port` for one service behind a virtual address whose protocol is found out by looking. The table of an HTTP proxy that a Sidecar
+//! resource declares is named after its port, and knows every host that is imported there under `host:port`.
 
 use std::sync::Arc;
 
@@ -12,6 +13,7 @@ use xebec_proto::envoy::config::route::v3 as route;
 use super::super::route::{Context, answer, of_rule, to_cluster, to_service};
 use super::super::wire::{ads, bool_value, encode, join_virtual_hosts, u32_value};
 use super::super::{Draft, View, names};
+use super::egress;
 use super::listeners::{Traffic, traffic};
 use crate::mesh::{MESH_GATEWAY, MeshService};
 use crate::model::Port;
@@ -25,7 +27,7 @@ pub(in crate::translate) const LONGEST_BODY: u32 = 1 << 20;
 enum Table<'a> {
     /// One port of all services.
     Port(u16),
-    /// All HTTP ports of all services, by `host:port`.
+    /// All HTTP ports of all services that an HTTP proxy reaches, by `host:port`.
     Proxy,
     /// One port of one service.
     Single(&'a str, u16),
@@ -57,7 +59,18 @@ pub fn route_names(view: &View<'_>, service: &MeshService) -> Vec<Arc<str>> {
             add(names::HTTP_PROXY_ROUTE.into());
         }
     }
+    for (_, table) in egress::http_proxies(view) {
+        if service.service.ports.iter().any(|port| in_declared_proxy(view, &table, service, port)) {
+            add(table);
+        }
+    }
     found
+}
+
+/// Whether a port is behind the HTTP proxy that a Sidecar resource declares with this route table.
+fn in_declared_proxy(view: &View<'_>, table: &str, service: &MeshService, port: &Port) -> bool {
+    let key = &service.service.key;
+    egress::is_proxied(port) && egress::proxy_imports(view, table, &key.namespace, &key.hostname) == Some(true)
 }
 
 fn listens_alone(view: &View<'_>, service: &MeshService) -> bool {
@@ -67,7 +80,7 @@ fn listens_alone(view: &View<'_>, service: &MeshService) -> bool {
 /// The virtual hosts of `host` in the route table `route_name`: none when it has no such port or is not imported, several in
 /// `http_proxy`. `host` is a service's, or one that only a VirtualService has (see `Mesh::rule_only_hosts`), which exists on port 80.
 pub fn virtual_hosts(view: &View<'_>, route_name: &str, host: &str) -> Vec<Draft> {
-    let Some(table) = Table::parse(route_name) else { return Vec::new() };
+    let Some(table) = Table::of(view, route_name) else { return Vec::new() };
     if host == "*" {
         // It takes the place of the table's own catch-all: two hosts of one table may not share a domain.
         return Vec::new();
@@ -87,7 +100,10 @@ pub fn virtual_hosts(view: &View<'_>, route_name: &str, host: &str) -> Vec<Draft
             Table::Proxy => true,
             Table::Single(name, number) => name == host && port.number == number,
         })
-        .filter(|port| matches!(traffic(view, service, port), Traffic::Http | Traffic::Sniffed))
+        .filter(|port| match table {
+            Table::Proxy if route_name != names::HTTP_PROXY_ROUTE => in_declared_proxy(view, route_name, service, port),
+            _ => matches!(traffic(view, service, port), Traffic::Http | Traffic::Sniffed),
+        })
         .map(|port| of_service(view, table, route_name, service, port))
         .collect()
 }
@@ -127,6 +143,9 @@ fn rule_only(view: &View<'_>, table: Table<'_>, route_name: &str, host: &str) ->
         let routes = of_rule(&context, rule);
         (!routes.is_empty()).then_some((routes, rule))
     })?;
+    if egress::proxy_imports(view, route_name, rule.namespace(), host) == Some(false) {
+        return None;
+    }
     let mut domains = vec![host.to_owned()];
     if !host.starts_with('*') {
         domains.extend(kubernetes_short_names(view, host, PORT));
@@ -218,7 +237,7 @@ fn with_port(domains: Vec<String>, port: u16) -> Vec<String> {
 /// A route table around its virtual hosts, `hosts`, which are in the order of their names. Clients that are served virtual hosts
 /// one by one get the table without them.
 pub fn route_frame(view: &View<'_>, route_name: &str, hosts: &[Bytes]) -> Draft {
-    let table = Table::parse(route_name);
+    let table = Table::of(view, route_name);
     let mut origins = Vec::new();
     let virtual_hosts = match table {
         Some(Table::Single(..)) => Vec::new(),
@@ -270,8 +289,9 @@ fn catch_all(view: &View<'_>, table: Option<Table<'_>>) -> (route::VirtualHost, 
 // === impl Table ===
 
 impl<'a> Table<'a> {
-    fn parse(name: &'a str) -> Option<Self> {
-        if name == names::HTTP_PROXY_ROUTE {
+    /// The table that this client has under a name.
+    fn of(view: &View<'_>, name: &'a str) -> Option<Self> {
+        if egress::is_proxy_table(view, name) {
             return Some(Self::Proxy);
         }
         if let Ok(port) = name.parse() {

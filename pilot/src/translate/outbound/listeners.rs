@@ -11,16 +11,17 @@ use xebec_galley::SourceRef;
 use xebec_galley::spec::RouteDestination;
 use xebec_proto::envoy::config::core::v3 as core;
 use xebec_proto::envoy::config::listener::v3 as envoy;
+use xebec_proto::google::protobuf as google;
 
 use super::super::filters::{self, AccessLog, Http, Routes, Side, Tcp, TcpTarget};
 use super::super::policy::Policy;
 use super::super::route::Context;
-use super::super::wire::{bool_value, cidr, duration, encode, pipe, socket_address, u32_value};
-use super::super::{Draft, View, access_log, names, paths};
+use super::super::wire::{bool_value, cidr, duration, encode, pipe, socket_address};
+use super::super::{Draft, View, access_log, names, paths, protocol_of};
 use super::egress;
 use crate::mesh::{MESH_GATEWAY, MeshService};
 use crate::model::{Port, Protocol};
-use crate::proxy::{Interception, ProxyKind};
+use crate::proxy::ProxyKind;
 use crate::resources::ResourceType;
 
 /// Where a listener is.
@@ -60,15 +61,11 @@ pub(super) enum Traffic {
 
 const ANY: IpAddr = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
 
-/// Where servers speak first, or where clients may: looking at the first bytes would wait for ever.
-const NEVER_SNIFFED: [u16; 4] = [25, 53, 3306, 27017];
-
 /// How this client reaches `port`.
 pub(super) fn traffic(view: &View<'_>, service: &MeshService, port: &Port) -> Traffic {
     let Some(place) = egress::place(view, service, port.number) else { return Traffic::Nothing };
-    match place.protocol.unwrap_or(port.protocol) {
+    match place.protocol.unwrap_or_else(|| protocol_of(port)) {
         Protocol::Udp => Traffic::Nothing,
-        Protocol::Auto if NEVER_SNIFFED.contains(&port.number) => Traffic::Tcp,
         Protocol::Auto => Traffic::Sniffed,
         p if p.is_http() => Traffic::Http,
         p if p.is_tls() => Traffic::Tls,
@@ -205,7 +202,7 @@ pub fn listener(view: &View<'_>, key: &ListenerKey, services: &[&MeshService]) -
     let name = key.to_string();
     let made = envoy::Listener {
         address: Some(key.address()),
-        bind_to_port: if matches!(key.bind, Bind::Captured(_)) { bool_value(false) } else { None },
+        bind_to_port: key.bind_to_port(),
         filter_chains: plan.chains,
         default_filter_chain: fallback,
         listener_filters_timeout: (!listener_filters.is_empty()).then(|| duration(detection)),
@@ -400,14 +397,14 @@ impl<'a> Plan<'a, '_> {
     fn proxy_to_service(&mut self, service: &MeshService, port: &Port) -> envoy::Filter {
         self.origins.extend(service.origin.clone());
         let rule = self.view.rule_of(service);
-        let policy = Policy::of(rule.map(|r| &r.spec), None, port.number);
+        let policy = Policy::of(rule.map(|r| &r.spec), None, port.number).on(&service.service.distribution);
         let cluster = names::outbound_cluster(port.number, "", service.host());
         tcp_proxy(vec![TcpTarget { cluster, weight: 1 }], &policy, self.log)
     }
 
     /// Captured connections that nothing else takes.
     fn passthrough(&self) -> Option<envoy::FilterChain> {
-        matches!(self.key.bind, Bind::Captured(_)).then(|| unknown(self.view, self.log))
+        matches!(self.key.bind, Bind::Captured(_)).then(|| super::fixed::unknown(self.view, self.log))
     }
 }
 
@@ -432,73 +429,16 @@ pub(in crate::translate) fn network(text: &str) -> Option<ipnet::IpNet> {
     text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(ipnet::IpNet::from))
 }
 
-fn unknown(view: &View<'_>, log: Option<&AccessLog>) -> envoy::FilterChain {
-    let cluster = if view.allows_any() { names::PASSTHROUGH_CLUSTER } else { names::BLACK_HOLE_CLUSTER };
-    envoy::FilterChain {
-        name: "virtualOutbound-catchall-tcp".to_owned(),
-        filters: vec![filters::tcp_to(cluster, log)],
-        ..Default::default()
-    }
-}
-
-/// The listeners that no service needs to exist for.
-pub(super) fn fixed(view: &View<'_>) -> Vec<Draft> {
-    let log = access_log(view.mesh);
-    let mut drafts = Vec::new();
-    if view.is_intercepted() {
-        let port = view.mesh.settings.proxy_listen_port.unwrap_or(15001);
-        let loops = envoy::FilterChain {
-            name: "virtualOutbound-blackhole".to_owned(),
-            filter_chain_match: Some(envoy::FilterChainMatch {
-                destination_port: u32_value(port.into()),
-                ..Default::default()
-            }),
-            filters: vec![filters::tcp_to(names::BLACK_HOLE_CLUSTER, None)],
-            ..Default::default()
-        };
-        let made = envoy::Listener {
-            name: names::VIRTUAL_OUTBOUND.to_owned(),
-            address: Some(socket_address(ANY, port)),
-            use_original_dst: bool_value(true),
-            filter_chains: vec![loops, unknown(view, log.as_ref())],
-            transparent: if view.shape.interception == Interception::Tproxy { bool_value(true) } else { None },
-            traffic_direction: core::TrafficDirection::Outbound as i32,
-            ..Default::default()
-        };
-        drafts.push(Draft::new(ResourceType::Listener, names::VIRTUAL_OUTBOUND, encode(&made), Vec::new()));
-    }
-    if let Some(port) = view.shape.http_proxy_port {
-        let ip = egress::explicit_ip(view);
-        let name = names::listener(ip, port);
-        let http = Http {
-            side: Side::Outbound,
-            stat_prefix: format!("outbound_{name}"),
-            routes: Routes::Named(names::HTTP_PROXY_ROUTE.to_owned()),
-            grpc_web: false,
-            http10: false,
-            trusted_hops: 0,
-            access_log: log.as_ref(),
-            paths: paths(view.mesh),
-        };
-        let made = envoy::Listener {
-            name: name.clone(),
-            address: Some(socket_address(ip, port)),
-            filter_chains: vec![envoy::FilterChain {
-                filters: vec![filters::http_connection_manager(http)],
-                ..Default::default()
-            }],
-            traffic_direction: core::TrafficDirection::Outbound as i32,
-            ..Default::default()
-        };
-        drafts.push(Draft::new(ResourceType::Listener, name, encode(&made), Vec::new()));
-    }
-    drafts
-}
-
 // === impl ListenerKey ===
 
 impl ListenerKey {
-    fn address(&self) -> core::Address {
+    /// Whether Envoy is to open a socket, where that is not its own choice.
+    pub(super) fn bind_to_port(&self) -> Option<google::BoolValue> {
+        if matches!(self.bind, Bind::Captured(_)) { bool_value(false) } else { None }
+    }
+
+    /// Where it listens, or where captured connections were going to.
+    pub(super) fn address(&self) -> core::Address {
         match &self.bind {
             Bind::Captured(ip) | Bind::Ip(ip) => socket_address(*ip, self.port),
             Bind::Unix(path) => pipe(path),

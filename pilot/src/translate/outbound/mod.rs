@@ -10,6 +10,7 @@
 //! - [`fixed`]: what does not depend on any service.
 
 mod egress;
+mod fixed;
 mod hosts;
 mod listeners;
 
@@ -18,16 +19,20 @@ pub use hosts::{route_frame, route_names, virtual_hosts};
 pub use listeners::{Bind, ListenerClass, ListenerKey, listener, listener_class, listener_keys};
 pub(super) use listeners::{network, tcp_proxy};
 
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
 use xebec_galley::SourceRef;
 use xebec_galley::spec::{LabelMap, Subset};
+use xebec_proto::envoy::config::endpoint::v3::LocalityLbEndpoints as LocalityEndpoints;
 
 use super::cluster::{self, Discovery};
-use super::endpoints::{Selection, Spread, load_assignment, locality_matches};
+use super::endpoints::{HealthForm, Selection, Spread, load_assignment, locality_matches};
 use super::policy::Policy;
 use super::wire::encode;
 use super::{Draft, View, cluster_defaults, grpc, names};
 use crate::mesh::{MeshDestinationRule, MeshService};
-use crate::model::{Port, Protocol, Resolution};
+use crate::model::{Health, Port, Prefer, Protocol, Resolution};
 use crate::proxy::ProxyKind;
 use crate::resources::ResourceType;
 
@@ -40,7 +45,7 @@ pub fn service_resources(view: &View<'_>, service: &MeshService) -> Vec<Draft> {
         let spread = part.spread(view);
         if view.shape.kind == ProxyKind::Grpc {
             drafts.extend(grpc::cluster(view, &part));
-            drafts.push(part.endpoints(&spread));
+            drafts.push(part.endpoints(view, &spread));
             return;
         }
         let made = cluster::outbound(cluster::Outbound {
@@ -56,7 +61,7 @@ pub fn service_resources(view: &View<'_>, service: &MeshService) -> Vec<Draft> {
         });
         drafts.push(Draft::new(ResourceType::Cluster, part.name.as_str(), encode(&made), part.origins()));
         if pushed {
-            drafts.push(part.endpoints(&spread));
+            drafts.push(part.endpoints(view, &spread));
         }
     });
     drafts
@@ -67,7 +72,7 @@ pub fn endpoint_resources(view: &View<'_>, service: &MeshService) -> Vec<Draft> 
     let mut drafts = Vec::new();
     each_cluster(view, service, |part| {
         if part.is_pushed(view) {
-            drafts.push(part.endpoints(&part.spread(view)));
+            drafts.push(part.endpoints(view, &part.spread(view)));
         }
     });
     drafts
@@ -93,9 +98,45 @@ pub fn fixed(view: &View<'_>) -> Vec<Draft> {
     if view.shape.kind == ProxyKind::Sidecar {
         let passthrough = cluster::passthrough(names::PASSTHROUGH_CLUSTER, defaults);
         drafts.push(Draft::new(ResourceType::Cluster, names::PASSTHROUGH_CLUSTER, encode(&passthrough), Vec::new()));
-        drafts.extend(listeners::fixed(view));
+        drafts.extend(fixed::fixed(view));
     }
     drafts
+}
+
+/// The route tables of the client's HTTP proxies, which exist whether a service is in them or not.
+pub fn proxy_tables(view: &View<'_>) -> Vec<Arc<str>> {
+    let tables: BTreeSet<_> = egress::http_proxies(view).into_iter().map(|(_, table)| table).collect();
+    tables.into_iter().collect()
+}
+
+/// The endpoints nearby first, as far as it is known where the client is.
+fn nearest<'a>(view: &View<'a>, near: Prefer) -> Spread<'a> {
+    let node = view.shape.node.as_deref().filter(|_| near == Prefer::Node);
+    match view.shape.locality.as_ref() {
+        Some(client) if node.is_some() || !client.zone.is_empty() => Spread::Nearest { client, node },
+        _ => Spread::Even,
+    }
+}
+
+/// One endpoint is all that Envoy takes of a name that is one logical endpoint: the first of the nearest that is well, else one that is
+/// well enough.
+fn keep_one(list: &mut cluster::LoadAssignment) {
+    use xebec_proto::envoy::config::core::v3::HealthStatus;
+    let rank = |status: HealthStatus| match status {
+        HealthStatus::Unknown | HealthStatus::Healthy => 0,
+        HealthStatus::Degraded => 1,
+        _ => 2,
+    };
+    let best = |l: &LocalityEndpoints| l.lb_endpoints.iter().map(|e| rank(e.health_status())).min();
+    if let Some(at) = (0..list.endpoints.len()).min_by_key(|at| (best(&list.endpoints[*at]), *at)) {
+        list.endpoints.swap(0, at);
+        list.endpoints.truncate(1);
+    }
+    for group in &mut list.endpoints {
+        group.lb_endpoints.sort_by_key(|e| rank(e.health_status()));
+        group.lb_endpoints.truncate(1);
+        group.priority = 0;
+    }
 }
 
 /// One cluster that a service has.
@@ -122,7 +163,7 @@ pub(super) fn each_cluster<'a>(view: &View<'a>, service: &'a MeshService, mut ta
                 service,
                 port,
                 subset,
-                policy: Policy::of(rule.map(|r| &r.spec), subset, port.number),
+                policy: Policy::of(rule.map(|r| &r.spec), subset, port.number).on(&service.service.distribution),
                 rule,
             });
         }
@@ -134,12 +175,15 @@ pub(super) fn each_cluster<'a>(view: &View<'a>, service: &'a MeshService, mut ta
 static NO_LABELS: LabelMap = LabelMap::new();
 
 impl<'a> Part<'a> {
-    fn selection(&self, dns: bool) -> Selection<'a> {
+    fn selection(&self, view: &View<'a>, dns: bool) -> Selection<'a> {
         Selection {
             endpoints: &self.service.endpoints,
             port: self.port,
             labels: self.subset.map_or(&NO_LABELS, |s| &s.labels),
             dns,
+            // Of a proxy that does not say where it runs nothing is kept away.
+            node: view.shape.node.as_deref().filter(|_| self.service.service.distribution.node_local),
+            health: if view.shape.kind == ProxyKind::Grpc { HealthForm::Usable } else { HealthForm::Status },
         }
     }
 
@@ -156,7 +200,7 @@ impl<'a> Part<'a> {
     }
 
     /// How the endpoints are found. `None` when there is no way to find one: such a cluster is not made.
-    fn discovery(&self, view: &View<'_>) -> Option<Discovery> {
+    fn discovery(&self, view: &View<'a>) -> Option<Discovery> {
         if self.is_pushed(view) {
             return Some(Discovery::Pushed);
         }
@@ -165,18 +209,18 @@ impl<'a> Part<'a> {
             Resolution::Dns => Some(Discovery::StrictDns(self.resolved(view)?)),
             Resolution::DnsRoundRobin => {
                 let mut list = self.resolved(view)?;
-                // One name is all that Envoy takes here.
-                list.endpoints.truncate(1);
-                list.endpoints.iter_mut().for_each(|l| l.lb_endpoints.truncate(1));
+                keep_one(&mut list);
                 Some(Discovery::LogicalDns(list))
             }
         }
     }
 
     /// The endpoints to resolve by DNS; without any, the service's own name is the one.
-    fn resolved(&self, view: &View<'_>) -> Option<cluster::LoadAssignment> {
-        if self.selection(true).iter().next().is_some() {
-            return Some(load_assignment(&self.name, self.selection(true), &self.spread(view)));
+    fn resolved(&self, view: &View<'a>) -> Option<cluster::LoadAssignment> {
+        let selection = self.selection(view, true);
+        // Where no endpoint takes traffic there is nothing to look up, and nobody to be called.
+        if selection.iter().any(|e| matches!(e.health, Health::Healthy | Health::Degraded)) {
+            return Some(load_assignment(&self.name, selection, &self.spread(view)));
         }
         let host = &**self.service.host();
         if !self.service.endpoints.is_empty() || host.starts_with('*') {
@@ -186,8 +230,8 @@ impl<'a> Part<'a> {
         self.subset.is_none_or(|s| s.labels.is_empty()).then_some(itself)
     }
 
-    fn endpoints(&self, spread: &Spread<'_>) -> Draft {
-        let list = load_assignment(&self.name, self.selection(false), spread);
+    fn endpoints(&self, view: &View<'a>, spread: &Spread<'_>) -> Draft {
+        let list = load_assignment(&self.name, self.selection(view, false), spread);
         Draft::new(ResourceType::Endpoint, self.name.as_str(), encode(&list), self.origins())
     }
 
@@ -197,9 +241,13 @@ impl<'a> Part<'a> {
         rule.iter().chain(&self.service.origin).cloned().collect()
     }
 
-    /// How localities are used: as the rule says, else as the mesh does.
+    /// How localities are used: as the rule says, else as the service's platform does, else as the mesh does.
     fn spread(&self, view: &View<'a>) -> Spread<'a> {
         let written = self.policy.load_balancer.and_then(|lb| lb.locality_lb_setting.as_ref());
+        let near = self.service.service.distribution.prefer;
+        if written.is_none() && near != Prefer::None {
+            return nearest(view, near);
+        }
         let settings = written.or(view.mesh.settings.locality_lb_setting.as_ref());
         let Some(client) = view.shape.locality.as_ref() else { return Spread::Even };
         if settings.is_some_and(|s| s.enabled == Some(false)) {
@@ -219,6 +267,7 @@ impl<'a> Part<'a> {
             return Spread::Even;
         }
         let regions = settings.map_or(&[][..], |s| &s.failover).iter().map(|f| (f.from.as_str(), f.to.as_str()));
-        Spread::Failover { client, labels: Some(view.labels()), regions: regions.collect(), keys }
+        let network = &*view.shape.network;
+        Spread::Failover { client, labels: Some(view.labels()), network, regions: regions.collect(), keys }
     }
 }

@@ -6,9 +6,15 @@ use xebec_proto::envoy::r#type::matcher::v3 as matcher;
 
 use super::super::wire::{bool_value, regex};
 
+/// A header for a condition that never holds.
+const NOWHERE: &str = "x-never";
+
 /// Translates one entry of `match`; `None` matches everything.
 pub fn route_match(from: Option<&HttpMatchRequest>) -> route::RouteMatch {
     let Some(from) = from else { return everything() };
+    if from.headers.keys().chain(from.without_headers.keys()).any(|name| is_claim(name)) {
+        return nothing();
+    }
     let mut headers: Vec<_> = from.headers.iter().map(|(name, value)| header(name, value)).collect();
     for (name, value) in &from.without_headers {
         headers.push(route::HeaderMatcher {
@@ -37,6 +43,19 @@ pub fn everything() -> route::RouteMatch {
         path_specifier: Some(route::route_match::PathSpecifier::Prefix("/".to_owned())),
         ..Default::default()
     }
+}
+
+/// Whether a name among header conditions is not a header's: `@request.auth.claims.x` is a claim of the caller's token. No token is
+/// checked yet, so nobody is known to have a claim, nor to lack one.
+pub fn is_claim(name: &str) -> bool {
+    name.starts_with('@')
+}
+
+/// Matches no request, whatever headers the client supports: nothing is both there and missing.
+fn nothing() -> route::RouteMatch {
+    let presence = header(NOWHERE, &StringMatch::Present);
+    let absence = route::HeaderMatcher { invert_match: true, ..presence.clone() };
+    route::RouteMatch { headers: vec![presence, absence], ..everything() }
 }
 
 /// Whether no request passes by: what follows such a route is never reached, and is not emitted.

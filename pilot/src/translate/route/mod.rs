@@ -13,14 +13,14 @@ use xebec_galley::spec::{Destination, HttpMatchRequest, HttpRoute, LabelMap};
 use xebec_proto::envoy::config::route::v3 as route;
 
 pub use actions::{direct_response, unlimited};
-pub use matchers::{everything, is_catch_all};
+pub use matchers::{everything, is_catch_all, is_claim};
 
 use super::policy::Policy;
 use super::wire::{any, bool_value, istio_metadata, text};
 use super::{View, filters, names};
 use crate::mesh::rules::{gateway_reference, selects};
 use crate::mesh::{MeshDestinationRule, MeshService, MeshVirtualService};
-use crate::model::Port;
+use crate::model::{Distribution, Port};
 
 /// Who routes: which proxy, as which gateway, on which port.
 #[derive(Clone)]
@@ -45,6 +45,8 @@ pub struct Target<'a> {
     pub port: u16,
     /// The DestinationRule that holds for it.
     pub rule: Option<&'a MeshDestinationRule>,
+    /// What its platform says about spreading traffic.
+    pub distribution: Distribution,
 }
 
 /// Translates the HTTP routes of a VirtualService. Empty when none applies to this proxy on this port.
@@ -81,6 +83,7 @@ pub fn to_service(context: &Context<'_>, service: &MeshService, port: &Port) -> 
         subset: "",
         port: port.number,
         rule: context.view.rule_of(service),
+        distribution: service.service.distribution,
     };
     route::Route {
         name: "default".to_owned(),
@@ -209,7 +212,8 @@ impl<'a> Context<'a> {
             _ => self.port,
         };
         let rule = service.and_then(|s| self.view.rule_of(s));
-        Target { host, subset: &to.subset, port, rule }
+        let distribution = service.map(|s| s.service.distribution).unwrap_or_default();
+        Target { host, subset: &to.subset, port, rule, distribution }
     }
 }
 
@@ -225,6 +229,6 @@ impl<'a> Target<'a> {
     pub fn policy(&self) -> Policy<'a> {
         let rule = self.rule.map(|r| &r.spec);
         let subset = rule.and_then(|r| r.subsets.iter().find(|s| s.name == self.subset));
-        Policy::of(rule, subset, self.port)
+        Policy::of(rule, subset, self.port).on(&self.distribution)
     }
 }

@@ -1,11 +1,17 @@
 //! Clusters and endpoints.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
+use xebec_proto::envoy::config::cluster::v3::Cluster;
+use xebec_proto::envoy::config::endpoint::v3::LbEndpoint;
 
 use super::{cluster, fqdn};
 use crate::model::{Health, Locality, Protocol, Resolution};
 use crate::resources::ResourceType;
-use crate::translate::fixture::{MeshBuilder, addresses, json as to_json, mesh, sidecar};
+use crate::translate::fixture::{
+    MeshBuilder, Seen, ServiceBuilder, addresses, grpc_client, json as to_json, mesh, sidecar,
+};
 
 fn reviews() -> MeshBuilder {
     mesh().service("reviews", |s| {
@@ -47,16 +53,78 @@ fn each_subset_has_a_cluster_and_the_endpoints_with_its_labels_even_when_there_a
 }
 
 #[test]
-fn unhealthy_and_draining_endpoints_are_not_listed() {
+fn endpoints_are_sent_with_their_health_and_clusters_do_not_panic_onto_sick_ones() {
+    let service = |s: ServiceBuilder| {
+        s.http(80)
+            .endpoint_with("10.0.0.1", |e| e.health = Health::Unhealthy)
+            .endpoint_with("10.0.0.2", |e| e.health = Health::Draining)
+            .endpoint_with("10.0.0.3", |e| e.health = Health::Degraded)
+            .endpoint("10.0.0.4", "v1")
+    };
+    let name = cluster(80, "", "a");
+    let statuses = |seen: &Seen| {
+        let list = to_json(&seen.endpoints(&name));
+        let endpoints = list["endpoints"][0]["lbEndpoints"].as_array().unwrap().clone();
+        endpoints.iter().map(|e| e["healthStatus"].as_str().unwrap_or("UNKNOWN").to_owned()).collect::<Vec<_>>()
+    };
+    let seen = mesh().service("a", service).sidecar();
+    assert_eq!(statuses(&seen), ["UNHEALTHY", "DRAINING", "DEGRADED", "UNKNOWN"]);
+    let made = to_json(&seen.cluster(&name));
+    assert!(made["commonLbConfig"]["healthyPanicThreshold"].is_object(), "set, and zero");
+    // Libraries of gRPC drop what is not healthy, and are spared it.
+    let seen = mesh().service("a", service).seen_by(&grpc_client());
+    assert_eq!(seen.addresses(&name), ["10.0.0.4:80"]);
+}
+
+#[test]
+fn names_are_resolved_with_the_health_of_their_endpoints() {
+    let by_dns = |resolution: Resolution, healths: [Health; 2]| {
+        let seen = mesh()
+            .service("a.example.com", |s| {
+                s.http(80)
+                    .resolution(resolution)
+                    .endpoint_with("one.example.com", |e| e.health = healths[0])
+                    .endpoint_with("two.example.com", |e| e.health = healths[1])
+            })
+            .sidecar();
+        let name = "outbound|80||a.example.com";
+        if !seen.has(ResourceType::Cluster, name) {
+            return Vec::new();
+        }
+        let list = seen.cluster(name).load_assignment.unwrap();
+        let text = |e: &LbEndpoint| {
+            let e = to_json(e);
+            let health = e["healthStatus"].as_str().unwrap_or("").to_owned();
+            format!("{} {health}", e["endpoint"]["address"]["socketAddress"]["address"].as_str().unwrap())
+        };
+        list.endpoints.iter().flat_map(|l| l.lb_endpoints.iter().map(text)).collect::<Vec<_>>()
+    };
+    let mixed = [Health::Unhealthy, Health::Degraded];
+    assert_eq!(by_dns(Resolution::Dns, mixed), ["one.example.com UNHEALTHY", "two.example.com DEGRADED"]);
+    assert_eq!(by_dns(Resolution::DnsRoundRobin, mixed), ["two.example.com DEGRADED"]);
+    assert!(by_dns(Resolution::Dns, [Health::Unhealthy, Health::Draining]).is_empty(), "nobody to look up");
+}
+
+#[test]
+fn an_endpoint_is_not_behind_a_port_that_it_does_not_serve() {
     let seen = mesh()
         .service("a", |s| {
-            s.http(80)
-                .endpoint_with("10.0.0.1", |e| e.health = Health::Unhealthy)
-                .endpoint_with("10.0.0.2", |e| e.health = Health::Draining)
-                .endpoint("10.0.0.3", "v1")
+            s.port("http", 80, Protocol::Http)
+                .port("admin", 90, Protocol::Http)
+                .endpoint("10.0.0.1", "v1")
+                .endpoint_with("10.9.9.9", |e| {
+                    e.ports.insert("admin".into(), 0);
+                    e.app = BTreeMap::from([("http".into(), "127.0.0.1:1".parse().unwrap())]);
+                })
         })
         .sidecar();
-    assert_eq!(seen.addresses(&cluster(80, "", "a")), ["10.0.0.3:80"]);
+    assert_eq!(seen.addresses(&cluster(80, "", "a")), ["10.0.0.1:80", "10.9.9.9:80"]);
+    assert_eq!(seen.addresses(&cluster(90, "", "a")), ["10.0.0.1:90"]);
+    // Nor is its own proxy called there.
+    assert!(seen.has(ResourceType::Cluster, "inbound|80||"));
+    assert!(
+        !seen.names(ResourceType::Cluster).iter().any(|n| n.starts_with("inbound|90") || n.starts_with("inbound|0"))
+    );
 }
 
 #[test]
@@ -117,7 +185,8 @@ fn outlier_detection_never_panics_and_zero_turns_a_detector_off() {
     assert!(made["commonLbConfig"]["healthyPanicThreshold"].is_object(), "set, and zero");
     let half = with_policy(json!({"outlierDetection": {"minHealthPercent": 50}}));
     assert_eq!(half["commonLbConfig"]["healthyPanicThreshold"]["value"], 50.0);
-    assert!(with_policy(json!({}))["commonLbConfig"].is_null());
+    let none = with_policy(json!({}));
+    assert_eq!(none["commonLbConfig"], json!({"healthyPanicThreshold": {}}), "platforms say which endpoints are well");
 }
 
 #[test]
@@ -153,14 +222,60 @@ fn dns_services_are_resolved_by_the_proxy_and_the_host_itself_is_the_endpoint_wh
         .service("*.example.org", |s| s.http(80).resolution(Resolution::Dns))
         .sidecar();
     let api = seen.cluster("outbound|443||api.example.com");
-    let made = to_json(&api);
-    assert_eq!(made["type"], "STRICT_DNS");
+    let dns = |made: &Cluster| to_json(made)["clusterType"]["typedConfig"].clone();
+    assert_eq!(
+        dns(&api),
+        json!({
+            "@type": "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster",
+            "dnsRefreshRate": "60s", "respectDnsTtl": true, "dnsJitter": "0.100s", "dnsLookupFamily": "V4_PREFERRED",
+        })
+    );
     assert_eq!(addresses(&api.load_assignment.clone().unwrap()), ["api.example.com:443"]);
     let db = seen.cluster("outbound|5432||db.example.com");
-    assert_eq!(to_json(&db)["type"], "LOGICAL_DNS");
+    assert_eq!(dns(&db)["allAddressesInSingleEndpoint"], true);
     assert_eq!(addresses(&db.load_assignment.unwrap()), ["one.example.com:5432"]);
     assert!(!seen.has(ResourceType::Cluster, "outbound|80||*.example.org"), "nothing to resolve");
     assert!(seen.names(ResourceType::Endpoint).is_empty());
+}
+
+#[test]
+fn the_mesh_says_how_often_names_are_resolved() {
+    let seen = mesh()
+        .settings(json!({"dnsRefreshRate": "7s"}))
+        .service("api.example.com", |s| s.port("https", 443, Protocol::Https).resolution(Resolution::Dns))
+        .sidecar();
+    let made = to_json(&seen.cluster("outbound|443||api.example.com"));
+    assert_eq!(made["clusterType"]["typedConfig"]["dnsRefreshRate"], "7s");
+}
+
+#[test]
+fn labels_of_the_topology_order_localities_and_networks_without_a_platform_that_has_such_labels() {
+    let seen = mesh()
+        .service("a", |s| {
+            s.http(80)
+                .endpoint_with("10.0.0.1", |e| e.locality = Locality::parse("r2/z1/s1"))
+                .endpoint_with("10.0.0.2", |e| e.locality = Locality::parse("r1/z2/s1"))
+                .endpoint_with("10.0.0.3", |e| e.locality = Locality::parse("r1/z1/s1"))
+                .endpoint_with("10.0.0.4", |e| (e.locality, e.network) = (Locality::parse("r1/z1/s2"), "far".into()))
+        })
+        .destination_rule(
+            "a",
+            json!({"host": "a", "trafficPolicy": {"outlierDetection": {}, "loadBalancer": {"localityLbSetting": {"failoverPriority": [
+                "topology.istio.io/network", "topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone",
+            ]}}}}),
+        )
+        .seen_by(&sidecar().locality("r1/z1/s1"));
+    let list = seen.endpoints(&cluster(80, "", "a"));
+    let order: Vec<(u32, String)> = list
+        .endpoints
+        .iter()
+        .map(|l| {
+            let at = l.locality.clone().unwrap();
+            (l.priority, format!("{}/{}/{}", at.region, at.zone, at.sub_zone))
+        })
+        .collect();
+    let expected = [(0, "r1/z1/s1"), (1, "r1/z2/s1"), (2, "r2/z1/s1"), (3, "r1/z1/s2")];
+    assert_eq!(order, expected.map(|(priority, at)| (priority, at.to_owned())));
 }
 
 #[test]
@@ -214,7 +329,7 @@ fn a_rule_of_the_clients_namespace_wins_over_one_of_the_services() {
             policy(2),
         )
     };
-    let limit = |seen: crate::translate::fixture::Seen| {
+    let limit = |seen: Seen| {
         to_json(&seen.cluster(&cluster(9080, "", "reviews")))["circuitBreakers"]["thresholds"][0]["maxConnections"]
             .clone()
     };

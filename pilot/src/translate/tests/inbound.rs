@@ -111,3 +111,56 @@ fn inbound_requests_are_answered_in_istios_name_and_never_delayed_on_purpose() {
     assert_eq!(manager.server_name, "istio-envoy");
     assert!(manager.http_filters.iter().all(|f| f.name != "envoy.filters.http.fault"));
 }
+
+#[test]
+fn a_destination_rules_limits_hold_for_the_workload_itself_unless_its_sidecar_says_others() {
+    let limit = |sidecar_spec: serde_json::Value| {
+        let seen = mesh()
+            .service("a", |s| s.http(80).port("tcp", 81, Protocol::Tcp).endpoint("10.0.0.1", "v1"))
+            .destination_rule(
+                "a",
+                json!({"host": "a", "trafficPolicy": {
+                    "connectionPool": {"tcp": {"maxConnections": 7}},
+                    "portLevelSettings": [{"port": {"number": 81}, "connectionPool": {"tcp": {"maxConnections": 8}}}],
+                    "outlierDetection": {"consecutive5xxErrors": 1},
+                }}),
+            )
+            .sidecar_resource("s", sidecar_spec)
+            .seen_by(&sidecar().at("10.0.0.1"));
+        let of = |name: &str| {
+            let made = to_json(&seen.cluster(name));
+            assert!(made["outlierDetection"].is_null(), "only limits are the workload's own");
+            made["circuitBreakers"]["thresholds"][0]["maxConnections"].as_u64().unwrap()
+        };
+        (of("inbound|80||"), of("inbound|81||"), seen.origins(ResourceType::Cluster, "inbound|80||"))
+    };
+    assert_eq!(limit(json!({})), (7, 8, vec!["a.yaml".to_owned()]));
+    assert_eq!(limit(json!({"inboundConnectionPool": {"tcp": {"maxConnections": 9}}})), (9, 9, vec![]));
+}
+
+#[test]
+fn ports_where_servers_speak_first_are_not_looked_at() {
+    let seen = mesh()
+        .service("db", |s| s.port("x", 3306, Protocol::Auto).endpoint("10.0.0.1", "v1"))
+        .seen_by(&sidecar().at("10.0.0.1"));
+    let listener = seen.listener("virtualInbound");
+    let chains: Vec<_> = listener.filter_chains.iter().filter(|c| c.name == "0.0.0.0_3306").collect();
+    assert_eq!(chains.len(), 1);
+    assert!(chains[0].filter_chain_match.clone().unwrap().application_protocols.is_empty());
+    assert!(seen.cluster("inbound|3306||").typed_extension_protocol_options.is_empty(), "no HTTP");
+}
+
+#[test]
+fn calls_that_the_application_dropped_are_tried_again_except_those_of_grpc() {
+    let retries = |protocol| {
+        let seen = mesh()
+            .service("a", |s| s.port("p", 80, protocol).endpoint_for("127.0.0.7", "127.0.0.1:19080"))
+            .seen_by(&sidecar().explicit("127.0.0.7", None));
+        to_json(&http(&seen.listener("127.0.0.7_80").filter_chains[0]))["routeConfig"]["virtualHosts"][0]["routes"][0]
+            ["route"]["retryPolicy"]["retryOn"]
+            .clone()
+    };
+    assert_eq!(retries(Protocol::Http), "reset-before-request");
+    assert_eq!(retries(Protocol::Http2), "reset-before-request");
+    assert!(retries(Protocol::Grpc).is_null() && retries(Protocol::GrpcWeb).is_null());
+}

@@ -1,11 +1,16 @@
 //! What operators write, and what proxies are told.
 
+mod claims;
 mod clusters;
+mod connections;
+mod distribution;
 mod gateways;
 mod grpc;
 mod inbound;
 mod listeners;
+mod proxies;
 mod routes;
+mod settings;
 mod whole;
 
 /// A Kubernetes service of the namespace `default`.
