@@ -8,13 +8,14 @@ use xebec_proto::envoy::config::cluster::v3::{
     cluster::{ClusterDiscoveryType, DiscoveryType, LbConfig},
 };
 use xebec_proto::envoy::config::core::v3 as core;
-use xebec_proto::google::protobuf::UInt32Value;
+use xebec_proto::envoy::extensions::clusters::dns::v3::DnsCluster;
+use xebec_proto::google::protobuf::{Any, UInt32Value};
 use xebec_proto::type_url;
 
 use super::endpoint::{self, Names};
 use super::place::{Outcome, Place, ignored, inert, refused};
 use super::{ClusterParts, balancing, protocol, value};
-use crate::model::{CircuitBreakers, Cluster, Discovery, Endpoints, OutlierDetection, UpstreamProtocol};
+use crate::model::{CircuitBreakers, Cluster, DNS_REFRESH, Discovery, Endpoints, OutlierDetection, UpstreamProtocol};
 
 /// A cluster, its inline endpoints, and under which name its others are asked for.
 pub(super) fn cluster(at: Place<'_>, value: &cluster::Cluster) -> Outcome<ClusterParts> {
@@ -208,10 +209,38 @@ fn discovery(at: Place<'_>, value: Option<&ClusterDiscoveryType>) -> Outcome<Dis
             Ok(DiscoveryType::OriginalDst) => Ok(Discovery::OriginalDst),
             Err(_) => Err(at.field("type").refuse("not a known type of discovery")),
         },
-        Some(ClusterDiscoveryType::ClusterType(custom)) => {
-            Err(at.field("cluster_type").refuse(format_args!("cluster type {:?} is not supported", custom.name)))
-        }
+        Some(ClusterDiscoveryType::ClusterType(custom)) => cluster_type(at.field("cluster_type"), custom),
     }
+}
+
+/// The only type by extension that is known is Envoy's present way of discovery by DNS.
+fn cluster_type(at: Place<'_>, value: &cluster::cluster::CustomClusterType) -> Outcome<Discovery> {
+    let cluster::cluster::CustomClusterType { name, typed_config } = value;
+    let is_dns = |any: &&Any| type_url::name_of(&any.type_url) == type_url::name_of(type_url::DNS_CLUSTER);
+    let Some(any) = typed_config.as_ref().filter(is_dns) else {
+        return Err(at.refuse(format_args!("cluster type {name:?} is not supported")));
+    };
+    let at = at.field("typed_config");
+    let config: DnsCluster = value::unpack(at, any)?;
+    let DnsCluster {
+        dns_refresh_rate,
+        dns_failure_refresh_rate,
+        respect_dns_ttl,
+        dns_jitter,
+        typed_dns_resolver_config,
+        dns_lookup_family,
+        all_addresses_in_single_endpoint,
+        dns_min_refresh_rate,
+    } = &config;
+    ignored!(at; dns_failure_refresh_rate, typed_dns_resolver_config, dns_min_refresh_rate);
+    // Names are looked up every few seconds and by one thread, whatever their answers say of the time that they hold. Addresses of both
+    // families are used.
+    inert!(respect_dns_ttl, dns_jitter, dns_lookup_family);
+    let rate = value::duration(at.field("dns_refresh_rate"), dns_refresh_rate.as_ref())?;
+    if rate.is_some_and(|rate| rate < DNS_REFRESH) {
+        at.field("dns_refresh_rate").ignored("names are looked up every five seconds");
+    }
+    Ok(if *all_addresses_in_single_endpoint { Discovery::LogicalDns } else { Discovery::StrictDns })
 }
 
 fn breakers(at: Place<'_>, value: &cluster::CircuitBreakers) -> CircuitBreakers {

@@ -159,6 +159,28 @@ fn a_cluster_without_endpoints_goes_nowhere_and_dns_names_are_kept() {
 }
 
 #[test]
+fn discovery_by_dns_is_read_from_its_extension_as_well() {
+    let of_type = |config: Value| {
+        cluster(json!({ "name": "d", "cluster_type": { "name": "envoy.clusters.dns", "typed_config": config },
+            "load_assignment": { "endpoints": [{ "lb_endpoints": [
+            { "endpoint": { "address": { "socket_address": { "address": "a.example", "port_value": 1 } } } } ] }] } }))
+    };
+    let dns = "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster";
+    let made =
+        of_type(json!({ "@type": dns, "dns_refresh_rate": "60s", "respect_dns_ttl": true, "dns_jitter": "0.1s" }));
+    let made = made.unwrap();
+    assert_eq!(made.value.cluster.discovery, Discovery::StrictDns);
+    assert_eq!(made.value.inline.unwrap().iter().count(), 1);
+    assert!(made.ignored.is_empty(), "{:?}", made.ignored);
+    let made =
+        of_type(json!({ "@type": dns, "all_addresses_in_single_endpoint": true, "dns_refresh_rate": "1s" })).unwrap();
+    assert_eq!(made.value.cluster.discovery, Discovery::LogicalDns);
+    assert_eq!(made.ignored.len(), 1, "{:?}", made.ignored);
+    let other = "type.googleapis.com/envoy.extensions.clusters.aggregate.v3.ClusterConfig";
+    assert_eq!(of_type(json!({ "@type": other, "clusters": ["a"] })).unwrap_err().path, "cluster_type");
+}
+
+#[test]
 fn endpoints_need_weights_and_priorities_without_gaps() {
     let convert = |body: Value| super::endpoints(&proto_json::decode::<ClusterLoadAssignment>(body).unwrap());
     let one = |more: Value| {

@@ -50,6 +50,9 @@ pub struct Cluster {
     pub use_original_dst_header: bool,
 }
 
+/// How often names are looked up.
+pub const DNS_REFRESH: Duration = Duration::from_secs(5);
+
 /// `Cluster.type`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Discovery {

@@ -19,8 +19,8 @@ mod table;
 mod text;
 
 pub use cluster::{
-    CircuitBreakers, Cluster, ClusterEntry, Discovery, Endpoint, EndpointAddress, Endpoints, Health, LbPolicy,
-    Locality, LocalityEndpoints, OutlierDetection, UpstreamProtocol,
+    CircuitBreakers, Cluster, ClusterEntry, DNS_REFRESH, Discovery, Endpoint, EndpointAddress, Endpoints, Health,
+    LbPolicy, Locality, LocalityEndpoints, OutlierDetection, UpstreamProtocol,
 };
 pub use filter::{CorsPolicy, Fault, FaultAbort, FaultDelay, Fraction, HttpFilter, PerRoute};
 pub use format::{Format, FormatError, JsonFormat, Operator, Segment};

@@ -21,7 +21,24 @@ pub(super) struct Balancer {
     levels: Vec<Level>,
 }
 
-/// A priority that receives a share of requests.
+/// Which hosts of a priority a level is made of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    Healthy,
+    Degraded,
+    /// All of them: too few are well, and using those alone would only break them too.
+    Any,
+}
+
+/// How many hosts of a priority are in which health.
+#[derive(Debug, Clone, Copy, Default)]
+struct Counts {
+    total: usize,
+    healthy: usize,
+    degraded: usize,
+}
+
+/// Hosts of a priority that receive a share of requests.
 #[derive(Debug)]
 struct Level {
     /// Upper end of its share in percent; the last level ends at 100.
@@ -45,30 +62,31 @@ impl Balancer {
     pub fn new(cluster: &Cluster, overprovisioning: u32, groups: &[Group], hosts: &[Arc<Host>]) -> Self {
         let factor = if overprovisioning == 0 { 140 } else { overprovisioning };
         let last = groups.iter().map(|group| group.0).max().unwrap_or(0);
+        let counts: Vec<Counts> = (0..=last).map(|priority| Counts::of(groups, priority)).collect();
+        let available: Vec<[u32; 2]> = counts.iter().map(|count| count.available(factor)).collect();
+        let sum = available.iter().flatten().sum::<u32>().min(100);
         let mut levels = Vec::new();
         let mut given = 0u32;
-        let (mut everyone, mut well) = (0usize, 0usize);
-        for priority in 0..=last {
-            let members = || groups.iter().filter(move |group| group.0 == priority);
-            let total = members().map(|group| group.2.len()).sum::<usize>();
-            let healthy = members().flat_map(|group| &group.2).filter(|member| member.2 != Health::Unhealthy).count();
-            everyone += total;
-            well += healthy;
-            if total == 0 {
-                continue;
-            }
-            let share = ((healthy as u32 * factor) / total as u32).min(100 - given);
-            if share > 0 {
+        // Envoy gives what the healthy hosts of all priorities can carry first, and to degraded ones what is left.
+        for (tier, wanted) in [Tier::Healthy, Tier::Degraded].into_iter().enumerate() {
+            for (priority, (count, available)) in (0..).zip(counts.iter().zip(&available)) {
+                let share = (available[tier] * 100).checked_div(sum).unwrap_or(0).min(100 - given);
+                if share == 0 {
+                    continue;
+                }
                 given += share;
-                let panic = healthy * 100 < (cluster.panic_threshold * total as f64) as usize;
-                levels.push(Level::new(cluster, given, members(), hosts, panic));
+                let members = groups.iter().filter(|group| group.0 == priority);
+                // Where all priorities together carry everything, none of them is in panic.
+                let panic = sum < 100 && count.panics(cluster.panic_threshold);
+                levels.push(Level::new(cluster, given, members, hosts, if panic { Tier::Any } else { wanted }));
             }
         }
-        if levels.is_empty() && everyone > 0 && cluster.panic_threshold > 0.0 && well == 0 {
+        let everyone = counts.iter().map(|count| count.total).sum::<usize>();
+        if sum == 0 && everyone > 0 && cluster.panic_threshold > 0.0 {
             // Nobody is healthy: Envoy would rather try than refuse.
             let first = groups.iter().filter(|group| !group.2.is_empty()).map(|group| group.0).min();
             let members = groups.iter().filter(|group| Some(group.0) == first);
-            levels.push(Level::new(cluster, 100, members, hosts, true));
+            levels.push(Level::new(cluster, 100, members, hosts, Tier::Any));
         }
         if let Some(last) = levels.last_mut() {
             last.until = 100;
@@ -118,6 +136,44 @@ impl Balancer {
     }
 }
 
+// === impl Tier ===
+
+impl Tier {
+    fn has(self, health: Health) -> bool {
+        match self {
+            Self::Healthy => health == Health::Healthy,
+            Self::Degraded => health == Health::Degraded,
+            Self::Any => true,
+        }
+    }
+}
+
+// === impl Counts ===
+
+impl Counts {
+    fn of(groups: &[Group], priority: u32) -> Self {
+        let mut counts = Self::default();
+        for (.., health) in groups.iter().filter(|group| group.0 == priority).flat_map(|group| &group.2) {
+            counts.total += 1;
+            counts.healthy += usize::from(*health == Health::Healthy);
+            counts.degraded += usize::from(*health == Health::Degraded);
+        }
+        counts
+    }
+
+    /// What percentage of all requests its healthy and its degraded hosts can carry.
+    fn available(self, factor: u32) -> [u32; 2] {
+        [self.healthy, self.degraded].map(|well| match self.total {
+            0 => 0,
+            total => ((well as u64 * u64::from(factor)) / total as u64).min(100) as u32,
+        })
+    }
+
+    fn panics(self, threshold: f64) -> bool {
+        (((self.healthy + self.degraded) * 100) as f64) < threshold * self.total as f64
+    }
+}
+
 // === impl Level ===
 
 impl Level {
@@ -126,12 +182,12 @@ impl Level {
         until: u32,
         groups: impl Iterator<Item = &'a Group>,
         hosts: &[Arc<Host>],
-        panic: bool,
+        tier: Tier,
     ) -> Self {
         let mut members = Vec::new();
         let mut weights: Vec<u64> = Vec::new();
         for (_, group_weight, group) in groups {
-            let usable = || group.iter().filter(|member| panic || member.2 != Health::Unhealthy);
+            let usable = || group.iter().filter(|member| tier.has(member.2));
             let sum: u64 = usable().map(|member| u64::from(member.1)).sum();
             for (host, weight, _) in usable() {
                 let weight = u64::from(*weight);
@@ -347,6 +403,31 @@ mod tests {
         assert_eq!(shares[1], 0);
         let all_sick = [(0, 1, vec![sick(0)]), (1, 1, vec![healthy(1, 1)])];
         assert_eq!(fixture(LbPolicy::RoundRobin, &all_sick).shares(10), vec![0, 10]);
+    }
+
+    #[test]
+    fn degraded_hosts_are_used_only_for_what_healthy_ones_cannot_carry() {
+        let degraded = |host| (host, 1, Health::Degraded);
+        let enough = [(0, 1, vec![healthy(0, 1), healthy(1, 1), healthy(2, 1), degraded(3)])];
+        assert_eq!(fixture(LbPolicy::RoundRobin, &enough).shares(30), vec![10, 10, 10, 0]);
+        // One of two is healthy: 50 % x 1.4 = 70 % stay with it.
+        let shares = fixture(LbPolicy::RoundRobin, &[(0, 1, vec![healthy(0, 1), degraded(1)])]).shares(10_000);
+        assert!((6_700..7_300).contains(&shares[0]) && shares[0] + shares[1] == 10_000, "{shares:?}");
+        let alone = [(0, 1, vec![degraded(0), (1, 1, Health::Unhealthy)])];
+        assert_eq!(fixture(LbPolicy::RoundRobin, &alone).shares(10), vec![10, 0]);
+        // Healthy ones far away come before degraded ones nearby.
+        let far = [(0, 1, vec![degraded(0)]), (1, 1, vec![healthy(1, 1)])];
+        assert_eq!(fixture(LbPolicy::RoundRobin, &far).shares(10), vec![0, 10]);
+    }
+
+    #[test]
+    fn without_a_panic_threshold_nobody_healthy_means_nobody_is_picked() {
+        let groups = [(0, 1, vec![(0, 1, Health::Unhealthy)]), (1, 1, vec![(1, 1, Health::Unhealthy)])];
+        let mut fixture = fixture(LbPolicy::RoundRobin, &groups);
+        let mut cluster = Cluster::new("c", Discovery::Eds);
+        cluster.panic_threshold = 0.0;
+        fixture.balancer = Balancer::new(&cluster, 140, &groups, &fixture.hosts);
+        assert_eq!(fixture.pick(None), None);
     }
 
     #[test]

@@ -4,8 +4,8 @@ use super::log::{LiveLog, Sinks};
 use super::stats::{HttpStats, ListenerStats, Sharded, StatsSnapshot, TcpStats};
 use super::upstream::{LiveCluster, Resolved};
 use crate::model::{
-    Fault, FilterChain, HttpConnectionManager, HttpFilter, Listener, NetworkFilter, RouteSource, RouteTable, Snapshot,
-    TcpProxy,
+    Fault, FilterChain, Health, HttpConnectionManager, HttpFilter, Listener, NetworkFilter, RouteSource, RouteTable,
+    Snapshot, TcpProxy,
 };
 use http::HeaderValue;
 use rustc_hash::FxHashMap;
@@ -245,9 +245,10 @@ impl Registry {
         for cluster in live.clusters.values() {
             let prefix = format!("cluster.{}", cluster.config.stat_name);
             stats.add(&prefix, &cluster.shared.stats);
-            let healthy = cluster.hosts.iter().filter(|host| !cluster.is_ejected(host)).count();
+            let of = |health| cluster.hosts_in(health).filter(|host| !cluster.is_ejected(host)).count() as u64;
             stats.gauges.push((format!("{prefix}.membership_total"), cluster.hosts.len() as u64));
-            stats.gauges.push((format!("{prefix}.membership_healthy"), healthy as u64));
+            stats.gauges.push((format!("{prefix}.membership_healthy"), of(Health::Healthy)));
+            stats.gauges.push((format!("{prefix}.membership_degraded"), of(Health::Degraded)));
         }
         for (name, blocks) in &self.http {
             stats.add(&format!("http.{name}"), blocks);

@@ -2,17 +2,13 @@
 
 use super::upstream::Resolved;
 use super::workers::Core;
-use crate::model::{EndpointAddress, Snapshot};
+use crate::model::{DNS_REFRESH, EndpointAddress, Snapshot};
 use rustc_hash::FxHashSet;
 use std::io;
 use std::net::ToSocketAddrs;
 use std::sync::Arc;
 use std::sync::Weak;
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::time::Duration;
-
-/// Envoy's default `dns_refresh_rate`.
-const REFRESH: Duration = Duration::from_secs(5);
 
 type Names = FxHashSet<(Arc<str>, u16)>;
 
@@ -31,7 +27,7 @@ impl Resolver {
                 let next = if wanted.is_empty() {
                     changes.recv().map_err(|_| RecvTimeoutError::Disconnected)
                 } else {
-                    changes.recv_timeout(REFRESH)
+                    changes.recv_timeout(DNS_REFRESH)
                 };
                 match next {
                     Ok(names) if names == wanted => continue,

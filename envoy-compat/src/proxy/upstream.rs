@@ -299,6 +299,12 @@ impl LiveCluster {
         parking_lot::RwLockWriteGuard::downgrade(detour)
     }
 
+    /// The hosts that the control plane says to be in this health.
+    pub fn hosts_in(&self, health: Health) -> impl Iterator<Item = &Arc<Host>> {
+        let members = self.groups.iter().flat_map(|group| &group.2).filter(move |member| member.2 == health);
+        members.filter_map(|member| self.hosts.get(member.0 as usize))
+    }
+
     fn destination(&self, address: SocketAddr) -> Arc<Host> {
         let mut known = self.shared.destinations.lock();
         if known.len() > 1024 {
