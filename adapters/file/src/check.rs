@@ -9,11 +9,11 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use xebec_galley::SourceRef;
-use xebec_galley::yaml::{self, At, Document, suggest};
+use xebec_galley::yaml::{self, At, Document, Problems, suggest};
 use xebec_galley::{Code, Diagnostic, Severity};
 use xebec_pilot::model::{
-    Address, Endpoint, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Service, ServiceKey,
-    Visibility,
+    Address, Distribution, Endpoint, Health, Labels, Locality, Port, Protocol, RegistryId, Resolution, Service,
+    ServiceKey, Visibility,
 };
 
 use crate::format::{HealthEntry, InstanceEntry, PortEntry, RegistryFile, ResolutionEntry, ServiceEntry};
@@ -50,7 +50,8 @@ const PROTOCOLS: &[&str] =
 /// Nothing is said about documents of Kubernetes' form.
 pub fn check(name: &str, bytes: &[u8], registry: &RegistryId) -> Checked {
     let stream = yaml::parse(name, bytes);
-    let mut problems: Vec<Diagnostic> = stream.problem.into_iter().collect();
+    let mut problems = Problems::new();
+    problems.extend(stream.problem);
     let mut entries: Vec<Entry> = Vec::new();
     let mut known: HashSet<ServiceKey> = HashSet::new();
     for document in stream.documents.iter().filter(|document| is_ours(document)) {
@@ -75,7 +76,7 @@ pub fn check(name: &str, bytes: &[u8], registry: &RegistryId) -> Checked {
             entries.push(entry);
         }
     }
-    Checked { entries: problems.is_empty().then_some(entries), diagnostics: problems }
+    Checked { entries: problems.is_empty().then_some(entries), diagnostics: problems.into_vec() }
 }
 
 /// Whether a document is a list of services, or can only be meant to be one.
@@ -87,7 +88,7 @@ fn is_ours(document: &Document) -> bool {
 struct Checker<'a> {
     document: &'a Document,
     registry: &'a RegistryId,
-    problems: &'a mut Vec<Diagnostic>,
+    problems: &'a mut Problems,
 }
 
 // === impl Checker ===
@@ -142,6 +143,7 @@ impl Checker<'_> {
             created: 0,
             registry: self.registry.clone(),
             origin,
+            distribution: Distribution::default(),
         };
         Entry { service: Arc::new(service), endpoints }
     }
@@ -260,8 +262,10 @@ impl Checker<'_> {
             service_account: instance.service_account.as_deref().map(Arc::from),
             workload: instance.name.as_deref().map(Arc::from),
             network: instance.network.as_str().into(),
+            node: None,
             health: match instance.health {
                 HealthEntry::Healthy => Health::Healthy,
+                HealthEntry::Degraded => Health::Degraded,
                 HealthEntry::Unhealthy => Health::Unhealthy,
                 HealthEntry::Draining => Health::Draining,
             },

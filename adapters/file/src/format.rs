@@ -127,6 +127,8 @@ pub enum HealthEntry {
     /// It does.
     #[default]
     Healthy,
+    /// It is used when too few others are healthy.
+    Degraded,
     /// It is kept out of load balancing.
     Unhealthy,
     /// It finishes what it has and takes nothing new.

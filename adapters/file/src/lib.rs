@@ -8,7 +8,8 @@
 //!
 //! - ALWAYS: a change of a file takes effect within a fraction of a second, also when it is replaced by a rename, when a
 //!   symbolic link in its path is swapped, and when its directory was removed and came back.
-//! - ALWAYS: a file with a mistake keeps its last good version live, and the mistake is reported with file, line and column.
+//! - ALWAYS: a file with a mistake keeps its last good version live, and the mistake is reported with file, line and column;
+//!   the registry counts as degraded until it is corrected.
 //! - NEVER: what cannot be read removes services. It is reported as degraded, and recovers by itself.
 //! - NEVER: the first listing counts as complete while something is there that cannot be read.
 
@@ -17,7 +18,7 @@ pub mod check;
 pub mod format;
 
 use std::collections::BTreeMap;
-use std::io::{self, Read as _};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,9 +26,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
-use tracing::{error, info, warn};
+use tracing::{error, info};
+use xebec_galley::diagnostic::visible;
+use xebec_galley::source::{LogWindow, read_limited};
 use xebec_galley::watch::{Batch, Watcher};
-use xebec_galley::yaml::Limits;
+use xebec_galley::yaml::{self, Limits};
 use xebec_galley::{Code, Diagnostic, Severity};
 use xebec_pilot::model::RegistryId;
 use xebec_pilot::registry::{Registry, RegistryEvent, RegistrySink, SinkClosed};
@@ -63,7 +66,10 @@ struct Run {
     catalogue: Catalogue,
     /// Files that are there and cannot be read, with the reason.
     unreadable: BTreeMap<PathBuf, String>,
+    /// Files whose last good version is served because the present one has a mistake, with the first one.
+    mistaken: BTreeMap<Arc<str>, String>,
     sink: RegistrySink,
+    log: LogWindow,
     synced: bool,
     /// Why the registry is degraded, if it is.
     degraded: Option<String>,
@@ -97,10 +103,9 @@ impl FileRegistry {
         let mut catalogue = Catalogue::default();
         let mut touched = Touched::default();
         for file in files {
-            match read(&file) {
-                Ok(bytes) => {
+            match read(&file, &id) {
+                Ok(checked) => {
                     let name = name_of(&file);
-                    let checked = check(&name, &bytes, &id);
                     loaded.diagnostics.extend(checked.diagnostics);
                     catalogue.put(&name, checked.entries.unwrap_or_default(), &mut touched);
                 }
@@ -123,8 +128,10 @@ impl Registry for FileRegistry {
             id: self.id,
             catalogue: Catalogue::default(),
             unreadable: BTreeMap::new(),
+            mistaken: BTreeMap::new(),
             root: self.root,
             sink,
+            log: LogWindow::new(),
             synced: false,
             degraded: None,
         };
@@ -137,12 +144,16 @@ fn name_of(path: &Path) -> Arc<str> {
     path.to_string_lossy().into()
 }
 
-/// The content of a file; the parser refuses what is too large.
-fn read(path: &Path) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    let limit = Limits::default().file_bytes as u64 + 1;
-    std::fs::File::open(path)?.take(limit).read_to_end(&mut bytes)?;
-    Ok(bytes)
+/// What a file says now.
+fn read(path: &Path, id: &RegistryId) -> io::Result<Checked> {
+    let name = name_of(path);
+    Ok(match read_limited(path, Limits::default())? {
+        Some(bytes) => check(&name, &bytes, id),
+        None => {
+            let size = std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+            Checked { entries: None, diagnostics: vec![yaml::too_large(&name, size, Limits::default())] }
+        }
+    })
 }
 
 // === impl Run ===
@@ -171,13 +182,14 @@ impl Run {
         let mut touched = Touched::default();
         for path in &batch.removed {
             self.unreadable.remove(path);
+            self.mistaken.remove(&name_of(path));
             self.catalogue.put(&name_of(path), Vec::new(), &mut touched);
         }
         for path in batch.changed {
-            match read(&path) {
-                Ok(bytes) => {
+            match read(&path, &self.id) {
+                Ok(checked) => {
                     self.unreadable.remove(&path);
-                    self.changed(&name_of(&path), &bytes, &mut touched);
+                    self.changed(&name_of(&path), checked, &mut touched);
                 }
                 // Gone meanwhile: the watcher is about to say so.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -202,25 +214,28 @@ impl Run {
             .problems
             .into_iter()
             .map(|problem| problem.message)
-            .chain(self.unreadable.values().cloned())
+            .chain(self.unreadable.values().chain(self.mistaken.values()).cloned())
             .collect();
-        self.trouble((!troubles.is_empty()).then(|| troubles.join("; "))).await
+        self.trouble((!troubles.is_empty()).then(|| visible(&troubles.join("; ")).into_owned())).await
     }
 
     /// Takes a file that is new or was written, or keeps its last good version.
-    fn changed(&mut self, name: &Arc<str>, bytes: &[u8], touched: &mut Touched) {
-        let checked = check(name, bytes, &self.id);
+    fn changed(&mut self, name: &Arc<str>, checked: Checked, touched: &mut Touched) {
         match checked.entries {
-            Some(entries) => self.catalogue.put(name, entries, touched),
+            Some(entries) => {
+                self.mistaken.remove(name);
+                self.catalogue.put(name, entries, touched);
+            }
             None => {
-                for diagnostic in &checked.diagnostics {
-                    error!("{}", diagnostic.render(false).trim_end());
-                }
+                self.log.log(&checked.diagnostics);
                 // A file that never had services may be somebody else's, who says what becomes of it.
                 if self.catalogue.says_something(name) {
-                    warn!(
-                        "{name}: its last good services stay in effect until it is corrected; other files are not affected"
+                    let first = checked.diagnostics.iter().find(|diagnostic| diagnostic.is_error());
+                    let first = first.map_or_else(|| name.to_string(), Diagnostic::to_string);
+                    let text = format!(
+                        "{first}; its last good services stay in effect until it is corrected; other files are not affected"
                     );
+                    self.mistaken.insert(Arc::clone(name), text);
                 }
             }
         }

@@ -24,6 +24,10 @@ fn service(host: &str, addresses: &[&str]) -> String {
     )
 }
 
+fn make_pipe(path: &Path) {
+    assert!(std::process::Command::new("mkfifo").arg(path).status().unwrap().success());
+}
+
 /// Starts on `root` within a directory that `prepare` has filled.
 fn start(root: &str, prepare: impl FnOnce(&Path)) -> Running {
     let dir = tempfile::tempdir().unwrap();
@@ -67,9 +71,21 @@ impl Running {
                 RegistryEvent::Degraded(_) => "degraded".into(),
                 RegistryEvent::Recovered => "recovered".into(),
                 RegistryEvent::Synced => "synced".into(),
+                other => format!("{other:?}"),
             }));
         }
         self.rest.remove(0)
+    }
+
+    /// Why it is degraded, which is the next event.
+    async fn next_degraded(&mut self) -> String {
+        assert!(self.rest.is_empty(), "{:?}", self.rest);
+        let (_, events) =
+            timeout(Duration::from_secs(10), self.events.recv()).await.expect("an event").expect("running");
+        match &events[..] {
+            [RegistryEvent::Degraded(why)] => why.clone(),
+            other => panic!("{other:?}"),
+        }
     }
 
     async fn expect(&mut self, expected: &[&str]) {
@@ -214,14 +230,53 @@ async fn what_is_there_and_cannot_be_read_is_degraded_and_not_synced() {
 }
 
 #[tokio::test]
-async fn a_bad_file_leaves_its_last_good_version_and_the_other_files_alone() {
+async fn a_pipe_as_the_root_is_degraded_and_a_file_in_its_place_is_read() {
+    let mut run = start("pipe", |dir| make_pipe(&dir.join("pipe")));
+    assert!(run.next_degraded().await.contains("not a regular file"));
+    run.replace("pipe", &service("a", &["10.0.0.1"]));
+    run.expect(&["+a", "=a 10.0.0.1", "synced", "recovered"]).await;
+}
+
+#[tokio::test]
+async fn what_is_no_file_in_the_place_of_a_file_is_degraded_and_removes_nothing() {
+    for (root, name) in [("", "a.yaml"), ("a.yaml", "a.yaml")] {
+        for (make, says) in [
+            (make_pipe as fn(&Path), "not a regular file"),
+            (|path| fs::create_dir(path).unwrap(), "is a directory where a file was"),
+        ] {
+            let mut run = start(root, |dir| fs::write(dir.join(name), service("a", &["10.0.0.1"])).unwrap());
+            run.expect(&["+a", "=a 10.0.0.1", "synced"]).await;
+            fs::rename(run.path(name), run.path("old")).unwrap();
+            make(&run.path(name));
+            assert!(run.next_degraded().await.contains(says));
+            // A look at everything does not take it for gone either.
+            fs::create_dir(run.path("sub")).unwrap();
+            if root.is_empty() {
+                run.write("sub/b.yaml", &service("b", &["10.0.0.2"]));
+                run.expect(&["+b", "=b 10.0.0.2"]).await;
+            }
+            // A directory cannot be replaced in one step: it is gone for a moment, and its services may be as well.
+            let _ = fs::remove_dir(run.path(name));
+            run.replace(name, &service("a", &["10.0.0.3"]));
+            while run.next().await != "=a 10.0.0.3" {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_file_degrades_and_leaves_its_last_good_version_and_the_other_files_alone() {
     let mut run = start("", |dir| fs::write(dir.join("a.yaml"), service("a", &["10.0.0.1"])).unwrap());
     run.expect(&["+a", "=a 10.0.0.1", "synced"]).await;
     run.write("a.yaml", "services:\n- hots: a\n");
+    run.expect(&["degraded"]).await;
     run.write("b.yaml", &service("b", &["10.0.0.2"]));
     run.expect(&["+b", "=b 10.0.0.2"]).await;
     run.write("a.yaml", &service("a", &["10.0.0.3"]));
-    run.expect(&["=a 10.0.0.3"]).await;
+    run.expect(&["=a 10.0.0.3", "recovered"]).await;
+    run.write("a.yaml", "services: [");
+    run.expect(&["degraded"]).await;
+    fs::remove_file(run.path("a.yaml")).unwrap();
+    run.expect(&["-a", "recovered"]).await;
 }
 
 #[tokio::test]
