@@ -9,7 +9,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use crate::logging::LoggingFlags;
 use crate::output::Format;
 use crate::proxy_flags::{IdentityFlags, ProxyFlags, duration};
-use crate::registry_spec::RegistrySpec;
+use crate::source_spec::{ConfigSpec, RegistrySpec};
+use xebec_analysis::Suppression;
+use xebec_galley::Severity;
 
 /// A service mesh for any platform: Istio's YAML in, standard Envoy xDS out.
 #[derive(Debug, Parser)]
@@ -41,6 +43,8 @@ pub enum Command {
     Translate(TranslateArgs),
     /// Check documents, offline.
     Validate(ValidateArgs),
+    /// Find what is wrong across resources, offline.
+    Analyze(AnalyzeArgs),
     /// Show what every proxy has been sent, has acknowledged, or has refused.
     #[command(visible_alias = "ps")]
     ProxyStatus(ProxyStatusArgs),
@@ -93,13 +97,18 @@ pub enum DataPlane {
 /// Where configuration and services come from.
 #[derive(Debug, Clone, Args)]
 pub struct SourceFlags {
-    /// A directory or file of configuration documents; repeatable.
-    #[arg(long, env = "XEBEC_CONFIG", value_name = "DIR", value_delimiter = ',')]
-    pub config: Vec<PathBuf>,
-    /// A platform that services come from, as `file:PATH`; repeatable. Documents with `services:` in a --config directory are read in
-    /// any case.
+    /// Where configuration documents come from: a directory or file, `kubernetes[:KUBECONFIG[#CONTEXT]]` (custom resources),
+    /// `consul:URL[/PREFIX]` (keys), or `nomad:URL[/PATH]` (variables); repeatable, and of one resource the first is in effect.
+    #[arg(long, env = "XEBEC_CONFIG", value_name = "SPEC", value_delimiter = ',')]
+    pub config: Vec<ConfigSpec>,
+    /// A platform that services come from: `file:PATH`, `kubernetes[:KUBECONFIG[#CONTEXT]]`, `consul:URL`, or `nomad:URL`;
+    /// repeatable. Services in a --config directory are read in any case. `kubernetes` without a file is this pod's own cluster;
+    /// outside of a pod, or with `kubernetes:#CONTEXT`, it is what `kubectl` uses: the files of $KUBECONFIG, else ~/.kube/config.
     #[arg(long, env = "XEBEC_REGISTRY", value_name = "SPEC", value_delimiter = ',')]
     pub registry: Vec<RegistrySpec>,
+    /// Details of platforms, such as token files, certificates and filters.
+    #[arg(long, env = "XEBEC_SETTINGS", value_name = "FILE")]
+    pub settings: Option<PathBuf>,
     /// Mesh-wide settings: a file with Istio's MeshConfig.
     #[arg(long, env = "XEBEC_MESH_CONFIG", value_name = "FILE")]
     pub mesh_config: Option<PathBuf>,
@@ -117,6 +126,10 @@ pub struct ServeArgs {
     /// Address of the HTTP server with metrics, debug pages and readiness; port 0 picks one and prints it.
     #[arg(long, env = "XEBEC_HTTP_ADDR", default_value_t = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 15014))]
     pub http_addr: SocketAddr,
+    /// How long proxies wait at start for a platform or store that cannot be read. After that they are served what the others
+    /// have; it is tried again all the time. `0` waits for as long as it takes.
+    #[arg(long, env = "XEBEC_PATIENCE", value_name = "TIME", value_parser = duration, default_value = "15s")]
+    pub patience: Duration,
 }
 
 /// Arguments of `xebec sidecar` and `xebec gateway`.
@@ -221,6 +234,56 @@ pub struct ValidateArgs {
     pub output: ValidateFormat,
 }
 
+/// How bad a finding is, as a bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Threshold {
+    /// Everything.
+    Info,
+    /// Warnings and errors.
+    Warning,
+    /// Errors.
+    Error,
+}
+
+/// Arguments of `xebec analyze`.
+#[derive(Debug, Args)]
+pub struct AnalyzeArgs {
+    /// A file, a directory, a pattern, or `-` for stdin; repeatable. All of them are looked at together.
+    #[arg(value_name = "PATH")]
+    pub paths: Vec<PathBuf>,
+    /// The same, with a flag.
+    #[arg(short, long = "filename", value_name = "PATH")]
+    pub filename: Vec<PathBuf>,
+    /// How findings are written.
+    #[arg(short, long, value_enum, default_value = "text")]
+    pub output: ValidateFormat,
+    /// From which level on a finding makes the command fail.
+    #[arg(long, env = "XEBEC_FAILURE_THRESHOLD", value_enum, default_value = "error")]
+    pub failure_threshold: Threshold,
+    /// From which level on a finding is shown.
+    #[arg(long, env = "XEBEC_OUTPUT_THRESHOLD", value_enum, default_value = "info")]
+    pub output_threshold: Threshold,
+    /// Leave out findings with this code about this resource, `Kind name.namespace`; both may have `*`. Repeatable.
+    #[arg(short = 'S', long, value_name = "CODE=RESOURCE")]
+    pub suppress: Vec<Suppression>,
+    /// Only findings about this namespace. Everything is looked at in any case.
+    #[arg(short, long)]
+    pub namespace: Option<String>,
+    /// Mesh-wide settings: a file with Istio's MeshConfig.
+    #[arg(long, env = "XEBEC_MESH_CONFIG", value_name = "FILE")]
+    pub mesh_config: Option<PathBuf>,
+    /// Whether directories are read with all that is below them.
+    #[arg(long, value_name = "BOOL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub recursive: bool,
+    /// What is not in the files does not exist. Else a host, gateway or secret is only missing where the files have others of its
+    /// namespace.
+    #[arg(long)]
+    pub complete: bool,
+    /// List the codes that this build knows, and stop.
+    #[arg(short = 'L', long)]
+    pub list: bool,
+}
+
 /// Where the control plane's HTTP server is.
 #[derive(Debug, Clone, Args)]
 pub struct ServerFlags {
@@ -321,6 +384,17 @@ pub struct SchemaArgs {
     /// Which format.
     #[arg(value_enum)]
     pub of: SchemaOf,
+}
+
+impl Threshold {
+    /// The lowest level that reaches it.
+    pub fn severity(self) -> Severity {
+        match self {
+            Self::Info => Severity::Info,
+            Self::Warning => Severity::Warning,
+            Self::Error => Severity::Error,
+        }
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,24 +13,24 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
-use xebec_adapter_file::FileRegistry;
 use xebec_galley::diagnostic::Diagnostic;
-use xebec_galley::source::{DirectorySource, SourceUpdate};
 use xebec_galley::spec::MeshConfig;
-use xebec_pilot::engine::{ConfigSink, Engine, EngineHandle, EngineOptions};
-use xebec_pilot::registry::Registry;
+use xebec_pilot::engine::{Engine, EngineHandle, EngineOptions};
 use xebec_pilot::translate::{Note, notes};
 use xebec_pilot::xds::{self, XdsServer};
 
 use crate::cli::SourceFlags;
 use crate::exit::Failure;
-use crate::registry_spec::RegistrySpec;
+use crate::settings::Settings;
+use crate::sources;
+use crate::tasks::Tasks;
 
 /// How a control plane is started.
 pub(crate) struct Options {
     /// Where configuration and services come from.
     pub(crate) sources: SourceFlags,
+    /// How long a source that cannot be read is waited for.
+    pub(crate) patience: Option<Duration>,
     /// Address of the xDS server.
     pub(crate) xds_addr: SocketAddr,
     /// Address of the HTTP server.
@@ -45,7 +45,7 @@ pub(crate) struct ControlPlane {
     pub(crate) http_addr: SocketAddr,
     /// The engine behind it.
     pub(crate) engine: EngineHandle,
-    stop: CancellationToken,
+    tasks: Tasks,
     servers: Vec<JoinHandle<()>>,
 }
 
@@ -57,25 +57,21 @@ impl ControlPlane {
     /// # Errors
     /// When an address is taken, a source is not there, or the mesh configuration is invalid.
     pub(crate) async fn start(options: Options) -> Result<Self, Failure> {
-        check_sources(&options.sources)?;
-        let settings = settings(options.sources.mesh_config.as_deref())?;
+        sources::check(&options.sources)?;
+        let mesh_config = mesh_config(options.sources.mesh_config.as_deref())?;
+        let settings = Settings::read(options.sources.settings.as_deref())?;
+        settings.check(&options.sources)?;
+        let domain = settings.domain(&options.sources)?;
         let (xds_listener, xds_addr) = bind(options.xds_addr, "xDS", "--xds-addr").await?;
         let (http_listener, http_addr) = bind(options.http_addr, "HTTP", "--http-addr").await?;
         let recorder = recorder();
-        let stop = CancellationToken::new();
-        let engine = Engine::start(EngineOptions { settings, ..EngineOptions::default() });
-        for registry in registries(&options.sources) {
-            let sink = engine.registry_sink(registry.id());
-            tokio::spawn(Box::new(registry).run(sink, stop.clone()));
-        }
-        if !options.sources.config.is_empty() {
-            let sink = engine.config_sink("files");
-            read_configuration(options.sources.config.clone(), sink, remarks(&engine), stop.clone());
-        }
+        let tasks = Tasks::default();
+        let engine = Engine::start(EngineOptions { settings: mesh_config, domain, patience: options.patience });
         let server = XdsServer::new(engine.shapes(), xds::Options::default());
+        sources::start(&options.sources, &settings, &engine, server.streams(), remarks(&engine), &tasks).await?;
         let pages = pages(&engine, &server, recorder);
         let xds = {
-            let (server, stop) = (server.clone(), stop.clone());
+            let (server, stop) = (server.clone(), tasks.stop().clone());
             tokio::spawn(async move {
                 if let Err(error) = server.serve(xds_listener, stop).await {
                     tracing::error!(%error, "the xDS server has stopped");
@@ -83,7 +79,7 @@ impl ControlPlane {
             })
         };
         let http = {
-            let stop = stop.clone();
+            let stop = tasks.stop().clone();
             tokio::spawn(async move {
                 let served = axum::serve(http_listener, pages).with_graceful_shutdown(stop.cancelled_owned());
                 if let Err(error) = served.await {
@@ -91,18 +87,19 @@ impl ControlPlane {
                 }
             })
         };
-        Ok(Self { xds_addr, http_addr, engine, stop, servers: vec![xds, http] })
+        Ok(Self { xds_addr, http_addr, engine, tasks, servers: vec![xds, http] })
     }
 
     /// Says goodbye to connected proxies and stops.
     pub(crate) async fn stop(self) {
-        self.stop.cancel();
+        self.tasks.stop().cancel();
         for mut server in self.servers {
             // A browser that keeps a connection open must not hold up the exit.
             if tokio::time::timeout(Duration::from_secs(3), &mut server).await.is_err() {
                 server.abort();
             }
         }
+        self.tasks.finish().await;
     }
 }
 
@@ -116,39 +113,8 @@ async fn bind(address: SocketAddr, what: &str, flag: &str) -> Result<(TcpListene
     Ok((listener, bound))
 }
 
-/// Says now, and not by an empty mesh, that a source is not there.
-pub(crate) fn check_sources(sources: &SourceFlags) -> Result<(), Failure> {
-    let missing = |path: &Path, flag: &str| {
-        Failure::not_found(format!("{flag} {}: no such file or directory", path.display()))
-            .help("create it, or correct the path")
-    };
-    for path in &sources.config {
-        if !path.exists() {
-            return Err(missing(path, "--config"));
-        }
-    }
-    for RegistrySpec::File(path) in &sources.registry {
-        if !path.exists() {
-            return Err(missing(path, "--registry"));
-        }
-    }
-    Ok(())
-}
-
-/// The registries that the flags name. Services are read from configuration directories as well.
-fn registries(sources: &SourceFlags) -> Vec<FileRegistry> {
-    let named = sources.registry.iter().map(|RegistrySpec::File(path)| path);
-    let paths = named.chain(&sources.config);
-    // Two of one place would register every service twice, or, with one id, overwrite what the other says.
-    let mut known = BTreeSet::new();
-    paths
-        .filter(|path| known.insert(path.canonicalize().unwrap_or_else(|_| path.to_path_buf())))
-        .map(|path| FileRegistry::new(path.clone()))
-        .collect()
-}
-
 /// Reads the mesh configuration; the defaults are Istio's.
-pub(crate) fn settings(path: Option<&Path>) -> Result<Arc<MeshConfig>, Failure> {
+pub(crate) fn mesh_config(path: Option<&Path>) -> Result<Arc<MeshConfig>, Failure> {
     let Some(path) = path else { return Ok(Arc::new(MeshConfig::default().with_defaults())) };
     let name = path.display().to_string();
     let bytes = std::fs::read(path)
@@ -191,44 +157,6 @@ fn remarks(engine: &EngineHandle) -> Arc<Notify> {
     changed
 }
 
-fn read_configuration(paths: Vec<PathBuf>, sink: ConfigSink, changed: Arc<Notify>, stop: CancellationToken) {
-    let (sender, mut updates) = tokio::sync::mpsc::channel::<SourceUpdate>(16);
-    tokio::spawn(async move {
-        if let Err(error) = DirectorySource::new(paths).run(sender, stop.cancelled_owned()).await {
-            tracing::error!(%error, "configuration files are not watched; raise fs.inotify limits and start again");
-        }
-    });
-    tokio::spawn(async move {
-        let mut synced = false;
-        while let Some(update) = updates.recv().await {
-            log(&update.diagnostics);
-            let mut outcome = Ok(());
-            if !update.events.is_empty() {
-                outcome = sink.send(update.events).await;
-            }
-            if outcome.is_ok() && update.synced && !synced {
-                synced = true;
-                outcome = sink.synced().await;
-            }
-            if outcome.is_err() {
-                return;
-            }
-            changed.notify_one();
-        }
-    });
-}
-
-fn log(diagnostics: &[Diagnostic]) {
-    for diagnostic in diagnostics {
-        let text = diagnostic.render(false);
-        match diagnostic.severity {
-            xebec_galley::diagnostic::Severity::Error => tracing::error!("{text}"),
-            xebec_galley::diagnostic::Severity::Warning => tracing::warn!("{text}"),
-            xebec_galley::diagnostic::Severity::Info => tracing::info!("{text}"),
-        }
-    }
-}
-
 fn pages(engine: &EngineHandle, server: &XdsServer, recorder: Option<PrometheusHandle>) -> Router {
     let readiness = engine.clone();
     let ready = move || {
@@ -253,7 +181,7 @@ fn pages(engine: &EngineHandle, server: &XdsServer, recorder: Option<PrometheusH
 }
 
 /// What readiness waits for, with the reason where one is known.
-fn waiting(engine: &EngineHandle) -> Vec<String> {
+pub(crate) fn waiting(engine: &EngineHandle) -> Vec<String> {
     let registries = engine.registries();
     let degraded = |source: &str| {
         registries
@@ -293,21 +221,7 @@ mod tests {
     #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
     use super::*;
-
-    #[test]
-    fn a_directory_that_is_named_twice_is_one_registry() {
-        let home = tempfile::tempdir().unwrap();
-        let [a, b] = ["a", "b"].map(|name| home.path().join(name));
-        std::fs::create_dir(&a).unwrap();
-        std::fs::create_dir(&b).unwrap();
-        let sources = SourceFlags {
-            config: vec![a.clone(), b.clone(), a.join(".")],
-            registry: vec![RegistrySpec::File(b.clone()), RegistrySpec::File(a.clone())],
-            mesh_config: None,
-        };
-        let ids: Vec<_> = registries(&sources).iter().map(Registry::id).collect();
-        assert_eq!(ids, [FileRegistry::new(b).id(), FileRegistry::new(a).id()]);
-    }
+    use crate::source_spec::ConfigSpec;
 
     #[tokio::test]
     async fn what_cannot_be_read_at_first_is_waited_for_and_said() {
@@ -315,19 +229,26 @@ mod tests {
         let link = home.path().join("rules.yaml");
         std::os::unix::fs::symlink("rules.yaml", &link).unwrap();
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let sources = SourceFlags { config: vec![home.path().to_owned()], registry: Vec::new(), mesh_config: None };
-        let plane = ControlPlane::start(Options { sources, xds_addr: any, http_addr: any }).await.unwrap();
+        let sources = SourceFlags {
+            config: vec![ConfigSpec::Path(home.path().to_owned())],
+            registry: Vec::new(),
+            settings: None,
+            mesh_config: None,
+        };
+        let plane =
+            ControlPlane::start(Options { sources, patience: None, xds_addr: any, http_addr: any }).await.unwrap();
         let said = async {
             loop {
                 let waiting = waiting(&plane.engine);
-                if waiting.iter().any(|source| source.contains("rules.yaml cannot be read")) {
+                if waiting.iter().filter(|source| source.contains("rules.yaml cannot be read")).count() == 2 {
                     break waiting;
                 }
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
         let said = tokio::time::timeout(Duration::from_secs(10), said).await.unwrap();
-        assert_eq!(said.len(), 2, "{said:?}");
+        // As configuration, as services, and as Kubernetes' manifests.
+        assert_eq!(said.len(), 3, "{said:?}");
         assert!(!plane.engine.is_ready());
         std::fs::remove_file(link).unwrap();
         tokio::time::timeout(Duration::from_secs(10), plane.engine.wait_ready()).await.unwrap();

@@ -20,8 +20,8 @@ use crate::control_plane::{ControlPlane, Options};
 use crate::exit::Failure;
 use crate::logging;
 use crate::output;
-use crate::registry_spec::RegistrySpec;
 use crate::serve::stop_signal;
+use crate::source_spec::{ConfigSpec, RegistrySpec};
 
 const HEADLESS_FOR: Duration = Duration::from_secs(30);
 
@@ -61,10 +61,12 @@ pub(crate) async fn run(args: DemoArgs) -> Result<(), Failure> {
     let shop = Shop::start(&plan).await.map_err(Failure::conflict)?;
     let plane = ControlPlane::start(Options {
         sources: SourceFlags {
-            config: vec![written.layout.rules.clone()],
+            config: vec![ConfigSpec::Path(written.layout.rules.clone())],
             registry: vec![RegistrySpec::File(written.layout.services.clone())],
+            settings: None,
             mesh_config: None,
         },
+        patience: None,
         xds_addr: plan.control[0],
         http_addr: plan.control[1],
     })

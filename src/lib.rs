@@ -7,18 +7,23 @@ pub mod exit;
 pub mod logging;
 pub mod output;
 pub mod proxy_flags;
-pub mod registry_spec;
+pub mod source_spec;
 
+mod analyze;
 mod completion;
 mod control_plane;
 mod demo;
 mod envoy;
+mod kubernetes;
 mod proxy_config;
 mod proxy_status;
 mod schema;
 mod serve;
 mod server_api;
+mod settings;
 mod sidecar;
+mod sources;
+mod tasks;
 mod translate;
 mod validate;
 mod version;
@@ -70,6 +75,7 @@ async fn run(command: Command) -> Result<(), Failure> {
         Command::Envoy(EnvoyCommand::Run(args)) => envoy::run(args),
         Command::Translate(args) => translate::run(args).await,
         Command::Validate(args) => validate::run(args),
+        Command::Analyze(args) => analyze::run(args),
         Command::ProxyStatus(args) => proxy_status::run(args).await,
         Command::ProxyConfig(args) => proxy_config::run(args).await,
         Command::Version(args) => version::run(&args),

@@ -174,7 +174,7 @@ fn text(value: &Value, pointer: &str) -> String {
 
 fn cluster_row(cluster: &Value) -> Vec<String> {
     let name = text(cluster, "/name");
-    let kind = text(cluster, "/type");
+    let kind = discovery(cluster);
     let rule = text(cluster, "/metadata/filter_metadata/istio/config");
     let rule = rule.rsplit('/').next().unwrap_or("-").to_owned();
     let parts: Vec<_> = name.splitn(4, '|').collect();
@@ -185,6 +185,17 @@ fn cluster_row(cluster: &Value) -> Vec<String> {
         }
         _ => vec![name, "-".into(), "-".into(), "-".into(), kind, rule],
     }
+}
+
+/// How a cluster finds its endpoints. Discovery by DNS is an extension, and shown under the names of its two kinds.
+fn discovery(cluster: &Value) -> String {
+    let Some(extension) = cluster.get("cluster_type") else { return text(cluster, "/type") };
+    let config = &extension["typed_config"];
+    if !text(config, "/@type").ends_with(".DnsCluster") {
+        return text(extension, "/name");
+    }
+    let as_one = config["all_addresses_in_single_endpoint"].as_bool() == Some(true);
+    if as_one { "LOGICAL_DNS" } else { "STRICT_DNS" }.to_owned()
 }
 
 fn listener_rows(listener: &Value) -> Vec<Vec<String>> {
@@ -353,7 +364,9 @@ mod tests {
         json!({"configs": [
             {"@type": "type.googleapis.com/envoy.admin.v3.ClustersConfigDump", "dynamic_active_clusters": [
                 {"cluster": {"name": "outbound|9080|v1|reviews.default.svc.cluster.local", "type": "EDS"}},
-                {"cluster": {"name": "PassthroughCluster", "type": "ORIGINAL_DST"}}]},
+                {"cluster": {"name": "PassthroughCluster", "type": "ORIGINAL_DST"}},
+                {"cluster": {"name": "outbound|443||api.example", "cluster_type": {"name": "envoy.clusters.dns",
+                    "typed_config": {"@type": "type.googleapis.com/envoy.extensions.clusters.dns.v3.DnsCluster"}}}}]},
             {"@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump", "dynamic_route_configs": [
                 {"route_config": {"name": "9080", "virtual_hosts": [{"name": "a:9080", "domains": ["a", "b", "c"], "routes": [
                     {"match": {"prefix": "/x", "headers": [{"name": "end-user"}]},
@@ -370,6 +383,7 @@ mod tests {
         let rows: Vec<_> = Part::Clusters.resources(&dump).into_iter().flat_map(|r| Part::Clusters.rows(r)).collect();
         assert_eq!(rows[0], ["reviews.default.svc.cluster.local", "9080", "v1", "outbound", "EDS", "-"]);
         assert_eq!(rows[1][0], "PassthroughCluster");
+        assert_eq!(rows[2][4], "STRICT_DNS");
     }
 
     #[test]

@@ -11,9 +11,13 @@ pub(crate) async fn run(args: ServeArgs) -> Result<(), Failure> {
         return Err(Failure::usage("there is nothing to serve")
             .help("name a directory with --config DIR, or a platform with --registry SPEC"));
     }
-    let plane =
-        ControlPlane::start(Options { sources: args.sources, xds_addr: args.xds_addr, http_addr: args.http_addr })
-            .await?;
+    let options = Options {
+        sources: args.sources,
+        patience: (!args.patience.is_zero()).then_some(args.patience),
+        xds_addr: args.xds_addr,
+        http_addr: args.http_addr,
+    };
+    let plane = ControlPlane::start(options).await?;
     output::line(&format!("xds {}\nhttp {}", plane.xds_addr, plane.http_addr))?;
     tokio::select! {
         () = plane.engine.wait_ready() => tracing::info!(xds = %plane.xds_addr, http = %plane.http_addr, "ready"),

@@ -1,23 +1,30 @@
 //! `xebec translate`: the resources that a proxy would get, offline.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::Value;
+use xebec_adapter_file::FileRegistry;
+use xebec_adapter_kubernetes::ManifestRegistry;
 use xebec_envoy_compat::node::NodeKind;
 use xebec_galley::ConfigEvent;
 use xebec_galley::check::{Input, check};
 use xebec_pilot::engine::{Engine, EngineOptions, translate_once};
 use xebec_pilot::proxy::Proxy;
-use xebec_pilot::registry::RegistryEvent;
+use xebec_pilot::registry::{Registry, RegistryEvent};
 use xebec_pilot::resources::{ResourceType, ShapeSnapshot};
 use xebec_pilot::translate::static_config;
 use xebec_proto::google::protobuf::Any;
 
 use crate::cli::{SourceFlags, TranslateArgs, TranslateType};
-use crate::control_plane::{check_sources, settings};
+use crate::control_plane::{mesh_config, waiting};
 use crate::exit::Failure;
 use crate::output;
-use crate::registry_spec::RegistrySpec;
+use crate::settings::Settings;
+use crate::source_spec::ConfigSpec;
+use crate::sources;
+use crate::tasks::Tasks;
 
 /// Prints resources as Envoy JSON.
 pub(crate) async fn run(args: TranslateArgs) -> Result<(), Failure> {
@@ -71,46 +78,71 @@ fn wanted(types: &[TranslateType], kind: ResourceType) -> bool {
     chosen.peek().is_none() || types.contains(&TranslateType::All) || chosen.any(|t| t == kind)
 }
 
+/// How long a platform may take to list everything.
+const PATIENCE: Duration = Duration::from_secs(30);
+
 /// Reads everything once and translates it for one proxy.
-async fn translate(sources: &SourceFlags, proxy: &Proxy) -> Result<ShapeSnapshot, Failure> {
-    check_sources(sources)?;
+async fn translate(flags: &SourceFlags, proxy: &Proxy) -> Result<ShapeSnapshot, Failure> {
+    sources::check(flags)?;
+    let details = Settings::read(flags.settings.as_deref())?;
+    details.check(flags)?;
+    let domain = details.domain(flags)?;
     let engine = Engine::start(EngineOptions {
-        settings: settings(sources.mesh_config.as_deref())?,
+        settings: mesh_config(flags.mesh_config.as_deref())?,
+        domain: Arc::clone(&domain),
         ..EngineOptions::default()
     });
     let mut invalid = 0;
-    for path in sources.registry.iter().map(|RegistrySpec::File(path)| path).chain(&sources.config) {
-        let registry = xebec_adapter_file::FileRegistry::new(path.clone());
-        let sink = engine.registry_sink(xebec_pilot::registry::Registry::id(&registry));
-        let mut events = Vec::new();
-        let loaded = xebec_adapter_file::FileRegistry::load(path);
-        for diagnostic in loaded.diagnostics.iter().filter(|d| d.is_error()) {
+    let tasks = Tasks::default();
+    let _stop_at_the_end = tasks.stop().clone().drop_guard();
+    for registry in sources::platforms(flags, &details)? {
+        let sink = engine.registry_sink(registry.id());
+        tasks.register(registry, sink);
+    }
+    for path in sources::paths(flags) {
+        let files = FileRegistry::load(&path);
+        let manifests = ManifestRegistry::new(path.clone()).with_domain(&domain).load();
+        for diagnostic in files.diagnostics.iter().chain(&manifests.diagnostics).filter(|d| d.is_error()) {
             invalid += 1;
             output::note(&diagnostic.render(false));
         }
-        for entry in loaded.entries {
+        let mut events = Vec::new();
+        for entry in files.entries {
             let key = entry.service.key.clone();
             events.push(RegistryEvent::UpsertService(entry.service));
             events.push(RegistryEvent::ReplaceEndpoints(key, entry.endpoints));
         }
         events.push(RegistryEvent::Synced);
+        let sink = engine.registry_sink(FileRegistry::new(path.clone()).id());
+        sink.send(events).await.map_err(Failure::bug)?;
+        let mut events = manifests.events;
+        events.push(RegistryEvent::Synced);
+        let sink = engine.registry_sink(ManifestRegistry::new(path).id());
         sink.send(events).await.map_err(Failure::bug)?;
     }
-    let sink = engine.config_sink("files");
-    let inputs: Vec<_> = sources.config.iter().cloned().map(Input::Path).collect();
+    let inputs = flags.config.iter().filter_map(|spec| match spec {
+        ConfigSpec::Path(path) => Some(Input::Path(path.clone())),
+        _ => None,
+    });
+    let inputs: Vec<_> = inputs.collect();
     let report = check(&inputs);
     for diagnostic in report.diagnostics().filter(|d| d.is_error()) {
         invalid += 1;
         output::note(&diagnostic.render(false));
     }
-    let configs = report.documents.into_iter().filter_map(|d| d.config);
-    sink.send(configs.map(ConfigEvent::Upsert).collect()).await.map_err(Failure::bug)?;
-    sink.synced().await.map_err(Failure::bug)?;
+    let files = report.documents.into_iter().filter_map(|d| d.config).map(ConfigEvent::Upsert).collect();
+    sources::start_stores(flags, &details, files, &engine, &tasks).await?;
     if invalid > 0 {
         return Err(Failure::finding(format!("{invalid} problems in the configuration"))
             .help("`xebec validate` says more; nothing is translated from invalid documents"));
     }
-    engine.wait_ready().await;
+    if tokio::time::timeout(PATIENCE, engine.wait_ready()).await.is_err() {
+        return Err(Failure::unreachable(format!(
+            "not everything can be read: waiting for {}",
+            waiting(&engine).join(", ")
+        ))
+        .help("start the platform, or correct its address"));
+    }
     engine.settled().await.map_err(Failure::bug)?;
     let mesh = engine.mesh();
     for note in xebec_pilot::translate::notes(&mesh) {

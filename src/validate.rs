@@ -63,7 +63,7 @@ pub(crate) fn run(args: ValidateArgs) -> Result<(), Failure> {
                 output::line(&github(finding))?;
             }
         }
-        ValidateFormat::Sarif => output::json(&sarif(&findings))?,
+        ValidateFormat::Sarif => output::json(&sarif(&findings.iter().collect::<Vec<_>>()))?,
     }
     if errors == 0 {
         Ok(())
@@ -72,11 +72,13 @@ pub(crate) fn run(args: ValidateArgs) -> Result<(), Failure> {
     }
 }
 
-fn plural(count: usize, noun: &str) -> String {
+/// A number with its noun.
+pub(crate) fn plural(count: usize, noun: &str) -> String {
     if count == 1 { format!("1 {noun}") } else { format!("{count} {noun}s") }
 }
 
-fn input(path: &Path) -> Result<Input, Failure> {
+/// A path, a pattern, or `-` for standard input, that is there.
+pub(crate) fn input(path: &Path) -> Result<Input, Failure> {
     if path.as_os_str() == "-" {
         let mut bytes = Vec::new();
         std::io::stdin()
@@ -119,7 +121,7 @@ fn finding_json(finding: &Diagnostic) -> Value {
 }
 
 /// A workflow command: properties and data are escaped as GitHub's runner unescapes them.
-fn github(finding: &Diagnostic) -> String {
+pub(crate) fn github(finding: &Diagnostic) -> String {
     let data = |text: &str| text.replace('%', "%25").replace('\r', "%0D").replace('\n', "%0A");
     let property = |text: &str| data(text).replace(':', "%3A").replace(',', "%2C");
     let level = match finding.severity {
@@ -139,7 +141,7 @@ fn github(finding: &Diagnostic) -> String {
 }
 
 /// SARIF 2.1.0 (OASIS): one run, one result per finding.
-fn sarif(findings: &[Diagnostic]) -> Value {
+pub(crate) fn sarif(findings: &[&Diagnostic]) -> Value {
     let results: Vec<Value> = findings
         .iter()
         .map(|finding| {
