@@ -21,6 +21,9 @@ async fn every_shell_block_keeps_its_promise() {
     let mut all = vec![root.join("README.md"), root.join("CONTRIBUTING.md"), root.join("examples/README.md")];
     pages(&root.join("docs/src"), &mut all);
     all.sort();
+    // For whoever writes a page: `XEBEC_PAGE=four-platforms` runs the pages with that in their path, and no others.
+    let only = std::env::var("XEBEC_PAGE").unwrap_or_default();
+    all.retain(|page| page.to_string_lossy().contains(&only));
     let (mut ran, mut failures) = (0, Vec::new());
     for page in all {
         let text = std::fs::read_to_string(&page).unwrap();
@@ -32,5 +35,5 @@ async fn every_shell_block_keeps_its_promise() {
         failures.extend(outcome.failed);
     }
     assert!(failures.is_empty(), "{}", failures.join("\n"));
-    assert!(ran >= 5, "only {ran} blocks ran: are they fenced as `sh`?");
+    assert!(ran >= 5 || !only.is_empty(), "only {ran} blocks ran: are they fenced as `sh`?");
 }

@@ -6,6 +6,7 @@
 
 mod stage;
 
+mod analyze;
 mod bad_input;
 mod commands;
 mod demo;
@@ -13,10 +14,16 @@ mod docs;
 mod gateway;
 mod hot_reload;
 mod inbound;
+mod kubernetes;
+mod kubernetes_access;
+mod kubernetes_config;
+mod nomad_jobs;
 mod outage;
 mod peers;
 mod proxyless;
 mod resilience;
 mod routing;
+mod starting;
 mod static_config;
 mod streams;
+mod together;

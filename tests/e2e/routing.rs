@@ -76,6 +76,32 @@ async fn every_kind_of_match_chooses_its_destination(#[case] plane: DataPlane) {
 #[case::envoy(DataPlane::Envoy)]
 #[case::sidecar(DataPlane::Sidecar)]
 #[tokio::test(flavor = "multi_thread")]
+async fn a_condition_on_a_claim_lets_nobody_pass(#[case] plane: DataPlane) {
+    let http = "
+  - match:
+    - withoutHeaders: {'@request.auth.claims.group': {exact: guest}}
+    - withoutHeaders: {'@request.auth.claims[sub]': {}}
+    - headers: {'@request.auth.claims.group': {exact: admin}}
+    route:
+    - destination: {host: reviews, subset: v2}
+  - route:
+    - destination: {host: reviews, subset: v1}
+";
+    let Some((stage, _v1, _v2)) = two_versions(plane, "claims", http).await else { return };
+    stage.until_served_by("reviews", PORT, "/", "v1").await;
+    for header in ["x-other", "x-never", "request.auth.claims.group"] {
+        for value in ["", "admin"] {
+            let call = stage.get("reviews", PORT, "/").header(header, value);
+            assert_eq!(call.send().await.unwrap().served_by(), "v1", "{header}: {value}");
+        }
+    }
+    stage.assert_nothing_refused().await;
+}
+
+#[rstest]
+#[case::envoy(DataPlane::Envoy)]
+#[case::sidecar(DataPlane::Sidecar)]
+#[tokio::test(flavor = "multi_thread")]
 async fn weights_share_requests_within_statistical_bounds(#[case] plane: DataPlane) {
     let http = "
   - route:
@@ -184,6 +210,46 @@ async fn an_http_proxy_port_reaches_every_service_by_its_name(#[case] plane: Dat
         first.is_ok_and(|r| r.served_by() == "one") && second.is_ok_and(|r| r.served_by() == "two")
     })
     .await;
+    stage.assert_nothing_refused().await;
+}
+
+#[rstest]
+#[case::envoy(DataPlane::Envoy)]
+#[case::sidecar(DataPlane::Sidecar)]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_http_proxy_of_a_sidecar_resource_reaches_what_it_imports(#[case] plane: DataPlane) {
+    let Some(plane) = plane.or_skip() else { return };
+    let (one, two) = (Backend::start("one").await, Backend::start("two").await);
+    let scope = |hosts: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: Sidecar\nmetadata: {{name: default}}\nspec:\n  egress:\n  - port: {{number: 3129, protocol: HTTP_PROXY, name: proxy}}\n    hosts: [{hosts}]\n"
+        )
+    };
+    let files = [
+        services(&[service("first", 9001, "http", &[("v1", &one)]), service("second", 80, "http", &[("v1", &two)])]),
+        ("scope.yaml", scope("./first")),
+    ];
+    let stage = Stage::start(plane, "declared-proxy", &files).await;
+    let port = stage.at(3129);
+    let answers = async |authority: &str, backend: &str| {
+        xebec_testkit::eventually_ok(
+            crate::stage::SOON,
+            &format!("{authority} is answered by {backend:?}"),
+            async || {
+                let reply = client::get(port, authority, &format!("http://{authority}/a")).send().await;
+                let reply = reply.map_err(|e| e.to_string())?;
+                let right = reply.served_by() == backend && (backend.is_empty() == (reply.status == 502));
+                if right { Ok(()) } else { Err(format!("{} by {:?}", reply.status, reply.served_by())) }
+            },
+        )
+        .await;
+    };
+    answers("first:9001", "one").await;
+    answers("second", "").await;
+    assert!(client::get(stage.at(9001), "first", "/").send().await.is_err(), "only the proxy imports anything");
+    stage.write("scope.yaml", &scope("./first, ./second"));
+    answers("second", "two").await;
+    answers("first:9001", "one").await;
     stage.assert_nothing_refused().await;
 }
 

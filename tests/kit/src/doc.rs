@@ -14,7 +14,7 @@
 //! | `ready: TEXT` | with `background`: go on when it has written this |
 //! | `expect: TEXT` | it writes this, on either stream; may be repeated |
 //! | `exit: N` | it ends with this code instead of 0 |
-//! | `needs: PEER` | it uses `envoy`, `nginx` or `wrk` |
+//! | `needs: PEER` | it uses one of [`PROGRAMS`], such as `envoy`, or one of [`SERVERS`], such as `kube` |
 //! | `timeout: SECONDS` | it may take so long; 60 unless said |
 //! | `skip: REASON` | it is not run |
 //!
@@ -24,6 +24,18 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::Peer;
+
+/// The real programs that blocks may use, by the name that `needs:` and the shell have for each.
+pub const PROGRAMS: &[(&str, Peer)] = &[
+    ("envoy", Peer::Envoy),
+    ("nginx", Peer::Nginx),
+    ("wrk", Peer::Wrk),
+    ("consul", Peer::Consul),
+    ("nomad", Peer::Nomad),
+];
+
+/// The real servers that blocks may use: the page is run beside one.
+pub const SERVERS: &[(&str, Peer)] = &[("kube", Peer::Kube)];
 
 /// One shell block.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -195,12 +207,13 @@ fn promise(comment: &str, line: usize) -> Result<(String, Promise), Mistake> {
             }
             "timeout" => promise.timeout = Duration::from_secs(number("seconds")?.into()),
             "skip" if !value.is_empty() => promise.skip = Some(value.to_owned()),
-            "needs" => promise.needs.push(match value {
-                "envoy" => Peer::Envoy,
-                "nginx" => Peer::Nginx,
-                "wrk" => Peer::Wrk,
-                other => return Err(mistake(line, &format!("{other:?} is none of envoy, nginx, wrk"))),
-            }),
+            "needs" => match PROGRAMS.iter().chain(SERVERS).find(|(name, _)| *name == value) {
+                Some((_, peer)) => promise.needs.push(*peer),
+                None => {
+                    let names: Vec<&str> = PROGRAMS.iter().chain(SERVERS).map(|(name, _)| *name).collect();
+                    return Err(mistake(line, &format!("{value:?} is none of {}", names.join(", "))));
+                }
+            },
             _ if index == 0 && value.is_empty() && !part.contains(':') => part.clone_into(&mut name),
             _ => return Err(mistake(line, &format!("{part:?} is not a part that a test comment has"))),
         }

@@ -1,8 +1,10 @@
 //! Runs the shell blocks of a page, as a reader would: one after the other, in one empty folder.
 //!
 //! `xebec` is on the `PATH`, and `cargo run --release -- ARGUMENTS` runs the `xebec` that the tests were built with. Blocks may leave
-//! processes in the background with `&`; they live until the page ends. Since pages use Xebec's default ports, only
-//! one page runs at a time on a machine.
+//! processes in the background with `&`; they live until the page ends. `install` is the checkout's folder of that name.
+//! Since pages use Xebec's default ports, only one page runs at a time on a machine.
+//!
+//! A page that needs `kube` finds a cluster in `~/.kube/config` and `kubectl` on the `PATH`, and runs in the network of its pods.
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::PermissionsExt as _;
@@ -12,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use crate::doc::{self, Block};
 use crate::process::Process;
-use crate::{Peer, Workdir, peer};
+use crate::{Kube, Kubelet, Peer, Workdir, netns, nomad, peer};
 
 /// What became of a page.
 #[derive(Debug, Default)]
@@ -29,6 +31,8 @@ struct Session {
     work: Workdir,
     /// Everything that blocks started: leaders of process groups, kept until the page ends.
     groups: Vec<Process>,
+    /// In the order in which they end.
+    cluster: Option<(Kubelet, Kube)>,
 }
 
 /// Runs all blocks of a page, given its text. Peers that are missing make its blocks, and those after them, skipped.
@@ -46,7 +50,29 @@ pub async fn run_page(path: &Path, text: &str) -> Outcome {
         return outcome;
     }
     let _alone = one_at_a_time().await;
+    let needs = |peer: Peer| blocks.iter().any(|b| b.promise.skip.is_none() && b.promise.needs.contains(&peer));
+    if !needs(Peer::Kube) || Peer::Kube.path().is_none() {
+        return run_blocks(path, blocks, false).await;
+    }
+    let (page, own) = (path.to_owned(), blocks.clone());
+    let run = move || netns::inside(async move || run_blocks(&page, own, true).await);
+    match tokio::task::spawn_blocking(run).await {
+        Ok(Some(outcome)) => return outcome,
+        Ok(None) => {
+            let why = || "only root may make the network of its pods".to_owned();
+            outcome.skipped = blocks.into_iter().map(|b| (b.name, why())).collect();
+        }
+        Err(error) => outcome.failed = Some(format!("{}: {error}", path.display())),
+    }
+    outcome
+}
+
+async fn run_blocks(path: &Path, blocks: Vec<Block>, cluster: bool) -> Outcome {
+    let mut outcome = Outcome::default();
     let mut session = Session::new(path);
+    if cluster {
+        session.start_cluster().await;
+    }
     let mut missing: Option<Peer> = None;
     for block in blocks {
         missing = missing.or_else(|| block.promise.needs.iter().copied().find(|peer| peer.path().is_none()));
@@ -73,6 +99,9 @@ impl Session {
         for folder in ["bin", "home", "page"] {
             work.create_dir(folder);
         }
+        let install = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../install");
+        std::os::unix::fs::symlink(&install, work.join("page/install"))
+            .unwrap_or_else(|e| panic!("cannot link {}: {e}", install.display()));
         let xebec = peer::xebec();
         program(&work, "bin/xebec", &format!("exec {xebec:?} \"$@\"\n"));
         program(
@@ -81,12 +110,22 @@ impl Session {
             "if [[ \"$1 $2 $3\" == 'run --release --' ]]; then shift 3; exec xebec \"$@\"; fi\n\
              echo \"cargo $*: the tests of the docs only know cargo run --release -- ARGUMENTS\" >&2\nexit 1\n",
         );
-        for (peer, name) in [(Peer::Envoy, "envoy"), (Peer::Nginx, "nginx"), (Peer::Wrk, "wrk")] {
+        for (name, peer) in doc::PROGRAMS {
             if let Some(path) = peer.path() {
                 program(&work, &format!("bin/{name}"), &format!("exec {path:?} \"$@\"\n"));
             }
         }
-        Self { work, groups: Vec::new() }
+        Self { work, groups: Vec::new(), cluster: None }
+    }
+
+    /// Starts a cluster that runs pods, and what a reader has who administers it.
+    async fn start_cluster(&mut self) {
+        let Some(kube) = Kube::start(&self.work).await else { return };
+        let kubelet = Kubelet::start(&self.work, &kube).await;
+        let config = std::fs::read(kube.kubeconfig()).expect("the kubeconfig was just written");
+        self.work.write("home/.kube/config", config);
+        program(&self.work, "bin/kubectl", &format!("exec {:?} kubectl \"$@\"\n", kube.program()));
+        self.cluster = Some((kubelet, kube));
     }
 
     async fn run(&mut self, block: &Block) -> Result<(), String> {
@@ -138,7 +177,16 @@ impl Session {
         let mut path = self.work.join("bin").into_os_string();
         path.push(":");
         path.push(std::env::var_os("PATH").unwrap_or_default());
+        command.env_remove("KUBECONFIG");
         command.env("PATH", path).env("HOME", self.work.join("home")).env("NO_COLOR", "1").env("TERM", "dumb");
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.groups.clear();
+        // The tasks of a Nomad agent are in groups of their own.
+        nomad::end_below(&self.work.join("page"));
     }
 }
 
@@ -164,7 +212,7 @@ mod tests {
     use super::*;
 
     async fn outcome(page: &str) -> Outcome {
-        let mut session = Session { work: Workdir::new("doc"), groups: Vec::new() };
+        let mut session = Session { work: Workdir::new("doc"), groups: Vec::new(), cluster: None };
         session.work.create_dir("page");
         let mut outcome = Outcome::default();
         for block in doc::blocks(page).unwrap() {

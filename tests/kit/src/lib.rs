@@ -31,13 +31,21 @@
 //! a test cannot go on from there. What a test is about (replies, failures, exit codes) is returned as values.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr)]
 
+pub mod api;
+pub mod authority;
 pub mod backend;
 pub mod client;
+pub mod consul;
 pub mod control_plane;
 pub mod data_plane;
 pub mod doc;
 pub mod doc_session;
+pub mod fault;
+pub mod kube;
+pub mod kubelet;
 pub mod load;
+pub mod netns;
+pub mod nomad;
 pub mod peer;
 pub mod port;
 pub mod process;
@@ -46,11 +54,18 @@ pub mod tcp;
 pub mod wait;
 pub mod workdir;
 
+pub use api::Api;
+pub use authority::Authority;
 pub use backend::Backend;
 pub use client::{Failure, Reply};
+pub use consul::{Consul, ConsulMode};
 pub use control_plane::ControlPlane;
 pub use data_plane::{DataPlane, Proxy, ProxySpec};
+pub use fault::{Fault, FaultProxy};
+pub use kube::Kube;
+pub use kubelet::Kubelet;
 pub use load::Load;
+pub use nomad::{Nomad, NomadMode};
 pub use peer::Peer;
 pub use process::Process;
 pub use tcp::TcpEcho;

@@ -1,6 +1,9 @@
 //! Where the programs are that tests run: the `xebec` under test, and real peers that `cargo xtask peers` brings.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crate::Process;
 
 /// A real program that tests run against.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -13,6 +16,14 @@ pub enum Peer {
     Nginx,
     /// wrk, as a load generator that is not ours.
     Wrk,
+    /// A Consul agent.
+    Consul,
+    /// A Nomad agent.
+    Nomad,
+    /// etcd, kube-apiserver, kube-controller-manager and kubectl in one program.
+    Kube,
+    /// A folder with the CustomResourceDefinitions of Istio and of the Gateway API.
+    Crds,
 }
 
 impl Peer {
@@ -23,6 +34,10 @@ impl Peer {
             Self::Python => "XEBEC_PEER_PYTHON",
             Self::Nginx => "XEBEC_PEER_NGINX",
             Self::Wrk => "XEBEC_PEER_WRK",
+            Self::Consul => "XEBEC_PEER_CONSUL",
+            Self::Nomad => "XEBEC_PEER_NOMAD",
+            Self::Kube => "XEBEC_PEER_KUBE",
+            Self::Crds => "XEBEC_PEER_CRDS",
         }
     }
 
@@ -75,4 +90,34 @@ pub fn xebec() -> PathBuf {
     let path = folder.expect("a program is in a folder").join("xebec");
     assert!(path.exists(), "{} is missing: `cargo build --bin xebec` makes it", path.display());
     path
+}
+
+/// Waits until a peer that has just been started is ready. False when it ended because another program took one of its
+/// ports in the meantime: it can be started again, on others.
+///
+/// # Panics
+/// When it ended for another reason, or is not ready within `timeout`.
+pub(crate) async fn ready(process: &mut Process, timeout: Duration, mut condition: impl AsyncFnMut() -> bool) -> bool {
+    let start = Instant::now();
+    loop {
+        let ended = process.status();
+        if condition().await {
+            return true;
+        }
+        if let Some(status) = ended {
+            let said = process.stdout() + &process.stderr();
+            if said.contains("address already in use") {
+                return false;
+            }
+            panic!("{} ended ({status}) before it was ready:\n{said}", process.name());
+        }
+        assert!(
+            start.elapsed() < timeout,
+            "{} is not ready after {timeout:?}:\n{}{}",
+            process.name(),
+            process.stdout(),
+            process.stderr()
+        );
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }

@@ -13,6 +13,17 @@ const BLOCK: u16 = 100;
 const BLOCKS: u16 = 100;
 const RESERVED_BLOCK: u16 = 50;
 
+const FIRST_RANGE: u16 = 20_000;
+const RANGE: u16 = 300;
+const RANGES: u16 = 40;
+
+/// Ports from 20000 to 31999 that are this value's alone, for programs that hand out ports themselves.
+#[derive(Debug)]
+pub struct Range {
+    first: u16,
+    _lock: File,
+}
+
 struct Leases {
     blocks: Vec<(u16, File)>,
     next: usize,
@@ -40,6 +51,37 @@ pub fn free_number() -> u16 {
     panic!("no free port among {} blocks of {BLOCK}", leases.blocks.len());
 }
 
+// === impl Range ===
+
+impl Range {
+    /// Takes a free range.
+    ///
+    /// # Panics
+    /// When all are taken.
+    pub fn take() -> Self {
+        let start = u16::try_from(std::process::id() % u32::from(RANGES)).unwrap_or(0);
+        let mut numbers = (0..RANGES).map(|step| (start + step) % RANGES);
+        let found = numbers.find_map(|number| Some((number, lock(&format!("range-{number}"))?)));
+        let (number, lock) = found.unwrap_or_else(|| panic!("every range of ports is held by another test program"));
+        Self { first: FIRST_RANGE + number * RANGE, _lock: lock }
+    }
+
+    /// Which of the ranges it is, from 0.
+    pub fn number(&self) -> u16 {
+        (self.first - FIRST_RANGE) / RANGE
+    }
+
+    /// Its lowest port.
+    pub fn first(&self) -> u16 {
+        self.first
+    }
+
+    /// Its highest port.
+    pub fn last(&self) -> u16 {
+        self.first + RANGE - 1
+    }
+}
+
 // === impl Leases ===
 
 impl Leases {
@@ -59,15 +101,17 @@ impl Leases {
     }
 
     fn lease_block(&self) -> Option<(u16, File)> {
-        let folder = std::env::temp_dir().join("xebec-test-ports");
-        std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("cannot create {}: {e}", folder.display()));
         let start = u16::try_from(std::process::id() % u32::from(BLOCKS)).unwrap_or(0);
-        (0..BLOCKS).map(|step| (start + step) % BLOCKS).filter(|block| *block != RESERVED_BLOCK).find_map(|block| {
-            let path = folder.join(block.to_string());
-            let file = OpenOptions::new().create(true).truncate(false).write(true).open(path).ok()?;
-            file.try_lock().ok().map(|()| (block, file))
-        })
+        let mut blocks = (0..BLOCKS).map(|step| (start + step) % BLOCKS).filter(|block| *block != RESERVED_BLOCK);
+        blocks.find_map(|block| Some((block, lock(&block.to_string())?)))
     }
+}
+
+fn lock(name: &str) -> Option<File> {
+    let folder = std::env::temp_dir().join("xebec-test-ports");
+    std::fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("cannot create {}: {e}", folder.display()));
+    let file = OpenOptions::new().create(true).truncate(false).write(true).open(folder.join(name)).ok()?;
+    file.try_lock().ok().map(|()| file)
 }
 
 fn bindable(port: u16) -> bool {
@@ -84,6 +128,13 @@ mod tests {
         let ports: BTreeSet<u16> = (0..250).map(|_| free_number()).collect();
         assert_eq!(ports.len(), 250);
         assert!(ports.iter().all(|p| (10_000..20_000).contains(p) && !(15_000..15_100).contains(p)), "{ports:?}");
+    }
+
+    #[test]
+    fn two_ranges_share_no_port() {
+        let (one, other) = (Range::take(), Range::take());
+        assert!(one.last() < other.first() || other.last() < one.first(), "{one:?} {other:?}");
+        assert!([&one, &other].iter().all(|r| r.first() >= 20_000 && r.last() < 32_000), "{one:?} {other:?}");
     }
 
     #[test]

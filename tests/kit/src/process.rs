@@ -75,13 +75,26 @@ impl Process {
     ///
     /// # Panics
     /// When it cannot be started.
-    pub fn start(work: &Workdir, name: &str, mut command: Command) -> Self {
-        let stdout = work.join(format!("logs/{name}.out"));
-        let stderr = work.join(format!("logs/{name}.err"));
+    pub fn start(work: &Workdir, name: &str, command: Command) -> Self {
+        Self::start_in(work.path(), name, command)
+    }
+
+    /// The same, for those who keep the path of the test's folder: peers that start their program again.
+    ///
+    /// # Panics
+    /// When it cannot be started.
+    pub fn start_in(folder: &Path, name: &str, mut command: Command) -> Self {
+        let stdout = folder.join(format!("logs/{name}.out"));
+        let stderr = folder.join(format!("logs/{name}.err"));
         let begins = (length(&stdout), length(&stderr));
         command.stdin(Stdio::null()).stdout(append(&stdout)).stderr(append(&stderr)).process_group(0);
         let child = command.spawn().unwrap_or_else(|e| panic!("cannot start {name} ({command:?}): {e}"));
         Self { name: name.to_owned(), child, stdout, stderr, begins, status: None }
+    }
+
+    /// What it was called when it was started.
+    pub fn name(&self) -> &str {
+        &self.name
     }
 
     /// Its process id.
