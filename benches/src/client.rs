@@ -36,6 +36,7 @@ use xebec_proto::google::protobuf::value::Kind;
 use xebec_proto::google::protobuf::{Struct, Value};
 use xebec_proto::type_url;
 
+use crate::moments::Sightings;
 use crate::wire::{self, TYPES};
 
 const CLUSTER: usize = 0;
@@ -65,6 +66,7 @@ struct Shared {
     resources: AtomicU64,
     facts: Mutex<HashMap<String, Arc<Facts>>>,
     watch: Mutex<Option<Watch>>,
+    sightings: Sightings,
     changed: Notify,
 }
 
@@ -175,6 +177,11 @@ impl Fleet {
             .await
             .with_context(|| format!("{} of {all} clients received it", count()))?;
         Ok(lock(&self.shared.watch).take().map(|w| w.arrivals.into_values().collect()).unwrap_or_default())
+    }
+
+    /// Which endpoints the clients were told of.
+    pub fn sightings(&self) -> &Sightings {
+        &self.shared.sightings
     }
 
     /// What was received so far.
@@ -391,6 +398,9 @@ impl Client {
             response_nonce: answer.nonce.to_owned(),
             ..Default::default()
         })?;
+        if answer.kind == ENDPOINT {
+            self.shared.sightings.look(&answer, Instant::now())?;
+        }
         self.go_on(answer.kind, virtual_hosts, probed)
     }
 

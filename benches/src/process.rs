@@ -25,6 +25,8 @@ pub struct ControlPlane {
     pub process: Running,
     /// Where it serves xDS.
     pub xds: SocketAddr,
+    /// Where it serves its pages.
+    pub http: SocketAddr,
     /// When it was started.
     pub started: Instant,
 }
@@ -91,16 +93,21 @@ impl ControlPlane {
     /// Starts `xebec serve` on free ports.
     pub fn start(xebec: &Path, config: &Path, core: Option<usize>, mesh_config: Option<&Path>) -> Result<Self> {
         let mut command = pinned(xebec, core);
-        command.arg("serve").arg("--config").arg(config);
-        command.args(["--xds-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0", "--log-level", "error"]);
+        command.arg("serve").arg("--config").arg(config).args(["--log-level", "error"]);
         if let Some(path) = mesh_config {
             command.arg("--mesh-config").arg(path);
         }
+        Self::spawn(command)
+    }
+
+    /// Starts a command that is `xebec serve` with all but the addresses.
+    pub fn spawn(mut command: Command) -> Result<Self> {
+        command.args(["--xds-addr", "127.0.0.1:0", "--http-addr", "127.0.0.1:0"]);
         let started = Instant::now();
         let mut process = Running::start(command.stdin(Stdio::null()).stdout(Stdio::piped()))?;
-        let said = process.announced(&["xds "])?;
-        let [xds] = said.as_slice() else { bail!("`xebec serve` announced {said:?}") };
-        Ok(Self { xds: xds.parse()?, process, started })
+        let said = process.announced(&["xds ", "http "])?;
+        let [xds, http] = said.as_slice() else { bail!("`xebec serve` announced {said:?}") };
+        Ok(Self { xds: xds.parse()?, http: http.parse()?, process, started })
     }
 
     /// CPU time so far.
