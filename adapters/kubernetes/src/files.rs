@@ -19,7 +19,8 @@ use serde::de::DeserializeOwned;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
-use xebec_galley::source::read_limited;
+use xebec_galley::diagnostic::visible;
+use xebec_galley::source::{LogWindow, read_limited};
 use xebec_galley::watch::Watcher;
 use xebec_galley::yaml::{self, Document, Limits, Value};
 use xebec_galley::{Code, Diagnostic, Severity};
@@ -67,6 +68,7 @@ struct Manifests {
 struct Files {
     manifests: Manifests,
     unreadable: BTreeMap<PathBuf, String>,
+    log: LogWindow,
 }
 
 struct Run {
@@ -136,7 +138,11 @@ impl Registry for ManifestRegistry {
 
     async fn run(self: Box<Self>, sink: RegistrySink, stop: CancellationToken) {
         let run = Run {
-            files: Arc::new(Mutex::new(Files { manifests: Manifests::new(&self), unreadable: BTreeMap::new() })),
+            files: Arc::new(Mutex::new(Files {
+                manifests: Manifests::new(&self),
+                unreadable: BTreeMap::new(),
+                log: LogWindow::new(),
+            })),
             root: self.root,
             sink,
             synced: false,
@@ -379,9 +385,8 @@ impl Files {
             match read(&path) {
                 Ok(bytes) => {
                     self.unreadable.remove(&path);
-                    for diagnostic in self.manifests.put(&name_of(&path), &bytes) {
-                        error!("{}", diagnostic.render(false).trim_end());
-                    }
+                    let problems = self.manifests.put(&name_of(&path), &bytes);
+                    self.log.log(&problems);
                 }
                 // Gone meanwhile: the watcher is about to say so.
                 Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -437,7 +442,7 @@ impl Run {
             }
             let problems = batch.problems.into_iter().map(|problem| problem.message);
             let all: Vec<String> = problems.chain(unreadable.into_values()).collect();
-            self.trouble((!all.is_empty()).then(|| all.join("; "))).await?;
+            self.trouble((!all.is_empty()).then(|| visible(&all.join("; ")).into_owned())).await?;
         }
     }
 
